@@ -1,0 +1,53 @@
+"""
+Run any script of rl_zoo3 with ``--algo rainbow`` registered.
+
+    python -m sb3_rainbow record_video --algo rainbow --env CartPole-v1 -f logs
+    python -m sb3_rainbow plot_train --algo rainbow --env CartPole-v1 -f logs
+"""
+
+import importlib.util
+import runpy
+import subprocess
+import sys
+from typing import Any
+
+from sb3_rainbow.zoo import register
+
+
+def main() -> None:
+    """
+    :raises SystemExit: without the name of a script, or with one that rl_zoo3 does not have
+    """
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(f"{__doc__}\nusage: python -m sb3_rainbow SCRIPT [arguments of rl_zoo3's SCRIPT]")
+    script = sys.argv.pop(1)
+    module = _find(script)
+    if module is None:
+        sys.exit(f"rl_zoo3 has no script {script!r}: try train, enjoy, record_video, benchmark or plot_train")
+    register()
+    # Some scripts start others, which would not know of Rainbow
+    subprocess.call = _to_ourselves(subprocess.call)  # type: ignore[assignment]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _find(script: str) -> str | None:
+    for package in ("rl_zoo3", "rl_zoo3.plots"):
+        if script.isidentifier() and importlib.util.find_spec(f"{package}.{script}"):
+            return f"{package}.{script}"
+    return None
+
+
+def _to_ourselves(call: Any) -> Any:
+    def wrapper(command: Any, *args: Any, **kwargs: Any) -> int:
+        match command:
+            case ["python", "-m", module, *rest] if module.startswith("rl_zoo3."):
+                command = [sys.executable, "-m", "sb3_rainbow", module.rpartition(".")[2], *rest]
+            case ["python", "enjoy.py", *rest]:
+                command = [sys.executable, "-m", "sb3_rainbow", "enjoy", *rest]
+        return call(command, *args, **kwargs)
+
+    return wrapper
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Second floor: SB3 replay buffers made of a storage and a sampler."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_rainbow.returns import n_step_returns, n_step_windows
+from sb3_rainbow.sampling import PrioritizedSampler, Sampler, UniformSampler, importance_weights
+from sb3_rainbow.storage import Observation, Storage, make_storage
+
+
+class RainbowSamples(NamedTuple):
+    """A batch: SB3's six fields in SB3's order, then ``weights`` and ``indices``."""
+
+    observations: th.Tensor | TensorDict  # (batch, *obs_shape), or a dict of such tensors
+    actions: th.Tensor  # (batch, 1)
+    next_observations: th.Tensor | TensorDict  # after the window's last step
+    dones: th.Tensor  # (batch, 1), 1 where that step was terminal; 0 where it was truncated
+    rewards: th.Tensor  # (batch, 1), n-step returns without bootstrap
+    discounts: th.Tensor  # (batch, 1), gamma**k for the k steps of the window
+    weights: th.Tensor  # (batch, 1), importance weights, the largest is 1
+    indices: np.ndarray  # (batch,), slot * n_envs + env, for update_priorities
+
+
+class RainbowReplayBuffer(ReplayBuffer):
+    """
+    Replay buffer with n-step returns and prioritized or uniform sampling.
+
+    It takes memory as transitions arrive, none when it is made. With ``prioritized_replay=False`` it draws the same
+    transitions from the same seed as SB3's ``ReplayBuffer`` (``n_steps=1``) and ``NStepReplayBuffer``.
+
+    :param buffer_size: capacity in transitions, summed over envs
+    :param observation_space: observation space
+    :param action_space: action space
+    :param device: where the samples are put
+    :param n_envs: number of envs
+    :param optimize_memory_usage: must be False: SB3's variant loses the observations that end an episode
+    :param handle_timeout_termination: bootstrap where an episode was truncated (``TimeLimit.truncated``)
+    :param n_steps: longest window of rewards that are summed, in env steps of one env
+    :param gamma: discount of one step
+    :param prioritized_replay: draw in proportion to priorities; False: uniformly
+    :param prioritized_replay_alpha: exponent of the priorities, 0 to 1
+    :param prioritized_replay_beta0: exponent of the importance weights, 0 to 1; ``beta`` may be set at any time
+    :raises ValueError: on an argument out of range
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        n_steps: int = 3,
+        gamma: float = 0.99,
+        prioritized_replay: bool = True,
+        prioritized_replay_alpha: float = 0.5,
+        prioritized_replay_beta0: float = 0.4,
+    ) -> None:
+        # ReplayBuffer's own constructor would allocate all of its arrays
+        super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        if optimize_memory_usage:
+            raise ValueError(
+                "optimize_memory_usage=True would lose the observations that end an episode; leave it False"
+            )
+        if n_steps < 1:
+            raise ValueError(f"n_steps={n_steps} must be at least 1")
+        for name, value in (
+            ("gamma", gamma),
+            ("prioritized_replay_alpha", prioritized_replay_alpha),
+            ("prioritized_replay_beta0", prioritized_replay_beta0),
+        ):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must be in [0, 1]")
+        self.buffer_size = max(buffer_size // n_envs, 1)  # slots, as in SB3
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        self.n_steps, self.gamma = n_steps, gamma
+        self.prioritized_replay = prioritized_replay
+        self.beta = prioritized_replay_beta0
+
+        # np.zeros maps a page of memory when it is first written to
+        rows = (self.buffer_size, n_envs)
+        self.actions = np.zeros((*rows, self.action_dim), dtype=self._maybe_cast_dtype(action_space.dtype))
+        self.rewards = np.zeros(rows, dtype=np.float32)
+        self.dones = np.zeros(rows, dtype=np.float32)
+        self.timeouts = np.zeros(rows, dtype=np.float32)
+        self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows)
+        self.sampler: Sampler = UniformSampler(n_envs)
+        if prioritized_replay:
+            self.sampler = PrioritizedSampler(self.buffer_size * n_envs, prioritized_replay_alpha)
+        self._drawn = np.empty(0, dtype=np.int64)
+        self._slots_since_drawn = 0
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store one transition of every env.
+
+        :param obs: (n_envs, *obs_shape), or a dict of such arrays
+        :param next_obs: the same, after the step; where an episode ended its true last observation
+        :param action: (n_envs,) or (n_envs, 1)
+        :param reward: (n_envs,)
+        :param done: (n_envs,) the episode ended, whether terminal or truncated
+        :param infos: one for each env; ``TimeLimit.truncated`` tells a truncation from a terminal state
+        :raises ValueError: on a reward or an observation that is NaN or infinite; nothing has been stored then
+        """
+        obs = self._checked(obs, "observation")
+        next_obs = self._checked(next_obs, "next observation")
+        self._require_finite(np.asarray(reward), "reward")
+
+        self.storage.put(self.pos, obs, next_obs, np.asarray(done, dtype=bool))
+        self.actions[self.pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        self.rewards[self.pos] = reward
+        self.dones[self.pos] = done
+        self.timeouts[self.pos] = 0
+        if self.handle_timeout_termination:
+            self.timeouts[self.pos] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.sampler.add(self.pos * self.n_envs + np.arange(self.n_envs))
+
+        self._slots_since_drawn += 1
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full = True
+            self.pos = 0
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> RainbowSamples:  # type: ignore[override]
+        """
+        Draw a batch, with replacement.
+
+        :param batch_size: number of transitions
+        :param env: normalises observations and the reward of each step, before the rewards are summed
+        :return: the batch
+        :raises ValueError: when the buffer is empty
+        """
+        if self.size() == 0:
+            raise ValueError("the replay buffer is empty: add transitions before drawing from it")
+        ids, probabilities = self.sampler.draw(batch_size, np.random)
+        self._drawn, self._slots_since_drawn = ids, 0
+        weights = importance_weights(probabilities, self.beta).astype(np.float32)
+        return self._get_samples(ids, env)._replace(weights=self._tensor(weights.reshape(-1, 1)))
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> RainbowSamples:  # type: ignore[override]
+        """
+        :param batch_inds: (batch,) ids, ``slot * n_envs + env``
+        :param env: as for ``sample``
+        :return: these transitions, with weights of 1
+        """
+        slots, envs = np.divmod(batch_inds, self.n_envs)
+        newest = (self.pos - 1) % self.buffer_size
+        rows, mask, last = n_step_windows(slots, envs, self.n_steps, self.dones, self.timeouts, newest)
+        rewards = self._normalize_reward(self.rewards[rows, envs[:, None]], env)
+        returns, discounts = n_step_returns(rewards, mask, self.gamma)
+        terminals = self.dones[last, envs] * (1 - self.timeouts[last, envs])
+        return RainbowSamples(
+            observations=self._tensors(self._normalize_obs(self.storage.get(slots, envs), env)),
+            actions=self._tensor(self.actions[slots, envs]),
+            next_observations=self._tensors(self._normalize_obs(self.storage.get_next(last, envs), env)),
+            dones=self._tensor(terminals.reshape(-1, 1)),
+            rewards=self._tensor(returns),
+            discounts=self._tensor(discounts),
+            weights=self._tensor(np.ones_like(returns)),
+            indices=batch_inds,
+        )
+
+    def update_priorities(self, indices: np.ndarray, priorities: np.ndarray) -> None:
+        """
+        Set the priorities of transitions. Without prioritized replay this does nothing.
+
+        Transitions of the batch drawn last that have been overwritten since keep the priority they entered with.
+
+        :param indices: (batch,) ``slot * n_envs + env``, as ``sample`` returned them
+        :param priorities: (batch,) finite, above 0, before the exponent alpha
+        :raises ValueError: on another priority; nothing has been changed then
+        """
+        indices, priorities = np.asarray(indices), np.asarray(priorities)
+        if indices.shape != priorities.shape:
+            raise ValueError(f"indices have shape {indices.shape}, priorities {priorities.shape}")
+        if self._slots_since_drawn and np.array_equal(indices, self._drawn):
+            age = (self.pos - 1 - indices // self.n_envs) % self.buffer_size  # slots written after it
+            kept = age >= self._slots_since_drawn
+            indices, priorities = indices[kept], priorities[kept]
+        self.sampler.update(indices, priorities)
+
+    def truncate_last_trajectory(self) -> None:
+        """End all windows at the newest transition: what comes next starts from a reset that no done announced."""
+        if self.size():
+            newest = (self.pos - 1) % self.buffer_size
+            self.timeouts[newest] = np.where(self.dones[newest] != 0, self.timeouts[newest], 1)
+            self.storage.cut(np.arange(self.n_envs))
+
+    def reset(self) -> None:
+        """Forget all transitions, but not the highest priority seen."""
+        super().reset()
+        self.sampler.clear()
+        self.storage.cut(np.arange(self.n_envs))
+
+    def _checked(self, obs: Any, name: str) -> Observation:
+        if isinstance(self.observation_space, spaces.Dict):
+            return {
+                key: self._checked_array(obs[key], space, self.obs_shape[key], f"{name}[{key!r}]")  # type: ignore[call-overload]
+                for key, space in self.observation_space.spaces.items()
+            }
+        return self._checked_array(obs, self.observation_space, self.obs_shape, name)
+
+    def _checked_array(self, obs: Any, space: spaces.Space, shape: tuple[int, ...], name: str) -> np.ndarray:
+        array = np.asarray(obs, dtype=space.dtype).reshape(self.n_envs, *shape)
+        if np.issubdtype(array.dtype, np.floating):
+            self._require_finite(array, name)
+        return array
+
+    def _require_finite(self, array: np.ndarray, name: str) -> None:
+        if not np.isfinite(array).all():
+            env = int(np.argwhere(~np.isfinite(array))[0, 0])
+            raise ValueError(
+                f"{name}={array[env]} of env {env} is not finite (row {self.pos} of the replay buffer); nothing has been "
+                "stored or learned from it. Have the environment return finite numbers"
+            )
+
+    def _tensor(self, array: np.ndarray) -> th.Tensor:
+        return self.to_torch(array, copy=False)  # every array here is already a copy
+
+    def _tensors(self, obs: Observation) -> th.Tensor | TensorDict:
+        if isinstance(obs, dict):
+            return {key: self._tensor(array) for key, array in obs.items()}
+        return self._tensor(obs)
+
+
+class RainbowDictReplayBuffer(RainbowReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
+    """``RainbowReplayBuffer`` for Dict observations."""

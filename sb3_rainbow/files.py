@@ -1,0 +1,69 @@
+"""Ground floor: files that are whole or not there, and what is wrong with those that are neither."""
+
+import io
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stable_baselines3.common.save_util import open_path
+
+Path = str | pathlib.Path | io.BufferedIOBase
+
+
+@contextmanager
+def written_beside(path: Path, suffix: str) -> Iterator[Path]:
+    """
+    Have a file written under another name, and give it its own only when it is complete.
+
+    :param path: the file to write, with SB3's rules for a missing suffix and missing folders; or a file object
+    :param suffix: to append where ``path`` has none, such as "zip"
+    :return: what to write to
+    """
+    if not isinstance(path, str | pathlib.Path):
+        yield path
+        return
+    path = pathlib.Path(path)
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.{suffix}")
+    if path.is_dir():  # SB3 warns and chooses another name
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_saved_model(path: Path, attribute: str) -> None:
+    """
+    :param path: what ``load`` was given
+    :param attribute: one that every saved model of this algorithm has
+    :raises ValueError: when it is no zip file, a truncated one, or one that another algorithm or program wrote
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{path} is damaged: {damaged} in it cannot be read; use another copy of the file")
+            names = archive.namelist()
+            data = json.loads(archive.read("data")) if "data" in names and "policy.pth" in names else {}
+    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is truncated or no saved model at all ({error}); use another copy of it") from error
+    finally:
+        if isinstance(path, str | pathlib.Path):
+            file.close()
+        else:
+            file.seek(0)
+    if attribute not in data:
+        policy = data["policy_class"].get("__module__", "unknown") if "policy_class" in data else None
+        raise ValueError(
+            f"{path} was not saved by RainbowDQN"
+            + (f" but by an algorithm with a policy from {policy}: load it with that one" if policy else "")
+        )

@@ -1,0 +1,147 @@
+"""First floor: convolutions, and a Q-network of noisy dueling streams that ends in a head."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.dqn.policies import QNetwork
+from torch import nn
+
+from sb3_rainbow.heads import Head
+
+DUELING_AGGREGATIONS = ("mean", "max")
+
+
+class ConvExtractor(BaseFeaturesExtractor):
+    """
+    Convolutions and nothing else: all linear layers belong to the streams, where they can be noisy.
+
+    :param observation_space: image space, channels first
+    :param normalized_image: the image is already scaled: skip the checks of dtype and bounds
+    :raises ValueError: when the space is no image, or one too small for the convolutions
+    """
+
+    layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
+    default_net_arch: ClassVar[list[int]]  # of each stream behind it
+
+    def __init__(self, observation_space: spaces.Box, normalized_image: bool = False) -> None:
+        name = type(self).__name__
+        if not is_image_space(observation_space, normalized_image=normalized_image):
+            raise ValueError(
+                f"{name} needs an image, a Box of shape (channels, height, width) with uint8 values of 0 to 255, not "
+                f"{observation_space}. Use 'MlpPolicy' for vectors, 'MultiInputPolicy' for a Dict; for images that are "
+                "already scaled and channels first pass policy_kwargs=dict(normalize_images=False)"
+            )
+        channels, height, width = observation_space.shape
+        modules: list[nn.Module] = []
+        for filters, kernel, stride in self.layers:
+            if min(height, width) < kernel:
+                raise ValueError(
+                    f"observations of shape {observation_space.shape} are too small for the convolutions of {name}: use "
+                    "larger images or another features_extractor_class"
+                )
+            modules += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU()]
+            channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        super().__init__(observation_space, channels * height * width)
+        self.cnn = nn.Sequential(*modules, nn.Flatten())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: (batch, channels, height, width)
+        :return: (batch, features_dim)
+        """
+        return self.cnn(observations)
+
+
+class NatureConv(ConvExtractor):
+    """The convolutions of https://www.nature.com/articles/nature14236, without its linear layer."""
+
+    layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+    default_net_arch: ClassVar[list[int]] = [512]
+
+
+class DataEfficientConv(ConvExtractor):
+    """The convolutions of data-efficient Rainbow, https://arxiv.org/abs/1906.05243: a sixth of the arithmetic."""
+
+    layers = ((32, 5, 5), (64, 5, 5))
+    default_net_arch: ClassVar[list[int]] = [256]
+
+
+class RainbowNetwork(QNetwork):
+    """
+    Features, then one stream (Q) or two (value and advantage), then a head.
+
+    Dueling paper: https://arxiv.org/abs/1511.06581
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param features_extractor: makes (batch, features_dim) of observations
+    :param features_dim: its size
+    :param net_arch: hidden layers of each stream
+    :param activation_fn: between linear layers
+    :param normalize_images: divide images by 255
+    :param head: gives the outputs their meaning
+    :param dueling: None: one stream; "mean" or "max": what is subtracted from the advantages, over actions
+    :param linear: makes a linear layer of (in_features, out_features)
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        normalize_images: bool,
+        head: Head,
+        dueling: str | None,
+        linear: Callable[[int, int], nn.Module],
+    ) -> None:
+        # QNetwork's own constructor would make a stream of its own
+        super(QNetwork, self).__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.net_arch, self.activation_fn, self.features_dim = net_arch, activation_fn, features_dim
+        self.head, self.dueling, self.linear = head, dueling, linear
+        n_actions = int(action_space.n)
+        # One stream has the name and the order of SB3's layers: with all switches off the weights are interchangeable
+        self.q_net = self._stream(n_actions * head.size)
+        if dueling is not None:
+            self.value = self._stream(head.size)
+
+    def _stream(self, n_outputs: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        n_inputs = self.features_dim
+        for width in self.net_arch:
+            layers += [self.linear(n_inputs, width), self.activation_fn()]
+            n_inputs = width
+        return nn.Sequential(*layers, self.linear(n_inputs, n_outputs))
+
+    def outputs(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: (batch, *obs_shape), or a dict of such tensors
+        :return: (batch, n_actions, head.size), for the head
+        """
+        features = self.extract_features(obs, self.features_extractor)
+        outputs = self.q_net(features).unflatten(1, (-1, self.head.size))
+        if self.dueling is None:
+            return outputs
+        # Over actions, for each atom: centred over atoms it would be constant along the softmax, without effect
+        centre = outputs.mean(dim=1, keepdim=True) if self.dueling == "mean" else outputs.amax(dim=1, keepdim=True)
+        return self.value(features).unsqueeze(1) + outputs - centre
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: (batch, *obs_shape), or a dict of such tensors
+        :return: Q-values (batch, n_actions)
+        """
+        return self.head.q_values(self.outputs(obs))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        return parameters | {"head": self.head, "dueling": self.dueling, "linear": self.linear}

@@ -1,0 +1,142 @@
+"""Ground floor: noisy linear layers and the switch of their noise, which has nothing to do with train and eval mode."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+NOISE_KINDS = ("factorised", "independent")
+
+
+class NoisyLinear(nn.Module):
+    """
+    Linear layer whose weights are ``mu + sigma * noise``, with learned ``mu`` and ``sigma``.
+
+    The noise stays the same until ``reset_noise`` is called, in training and in evaluation mode alike; it is not saved.
+    Weights start uniform in ``+-1/sqrt(in_features)`` (``+-sqrt(3/in_features)`` for independent noise), sigmas at
+    ``sigma_init / sqrt(in_features)``.
+
+    Paper: https://arxiv.org/abs/1706.10295
+
+    :param in_features: size of an input row
+    :param out_features: size of an output row
+    :param sigma_init: initial size of sigma, times ``sqrt(in_features)``
+    :param noise: "factorised": an outer product of one Gaussian per input and one per output (through
+        ``sign(x) sqrt(|x|)``); "independent": one Gaussian per weight
+    :raises ValueError: on an unknown kind of noise or a ``sigma_init`` that is not above 0
+    """
+
+    def __init__(self, in_features: int, out_features: int, sigma_init: float = 0.5, noise: str = "factorised") -> None:
+        super().__init__()
+        if noise not in NOISE_KINDS:
+            raise ValueError(f"noise={noise!r} must be one of {NOISE_KINDS}")
+        if not (math.isfinite(sigma_init) and sigma_init > 0):
+            raise ValueError(f"sigma_init={sigma_init} must be above 0; the paper has 0.5, many runs on Atari 0.1")
+        self.in_features, self.out_features = in_features, out_features
+        self.factorised = noise == "factorised"
+        bound = 1 / math.sqrt(in_features) if self.factorised else math.sqrt(3 / in_features)
+        sigma = sigma_init / math.sqrt(in_features)
+        self.weight_mu = nn.Parameter(th.empty(out_features, in_features).uniform_(-bound, bound))
+        self.weight_sigma = nn.Parameter(th.full((out_features, in_features), sigma))
+        self.bias_mu = nn.Parameter(th.empty(out_features).uniform_(-bound, bound))
+        self.bias_sigma = nn.Parameter(th.full((out_features,), sigma))
+        # Buffers, so that they follow the layer to another device; not persistent, so that they are not saved.
+        self._noise_in: th.Tensor | None
+        self._noise_out: th.Tensor | None
+        self.register_buffer("_noise_in", None, persistent=False)
+        self.register_buffer("_noise_out", None, persistent=False)
+        self.reset_noise()
+
+    def reset_noise(self, n_samples: int | None = 1) -> None:
+        """
+        Draw fresh noise.
+
+        :param n_samples: 1: one sample, shared by all rows of a batch; the size of the batch: each row its own;
+            None: no noise, mean weights
+        """
+        self._noise_in = self._noise_out = None
+        if n_samples is None:
+            return
+        if self.factorised:
+            self._noise_in = _signed_sqrt(self._gaussian(n_samples, self.in_features))
+            self._noise_out = _signed_sqrt(self._gaussian(n_samples, self.out_features))
+        elif n_samples == 1:
+            self._noise_in = self._gaussian(self.out_features, self.in_features)
+            self._noise_out = self._gaussian(self.out_features)
+        else:
+            # A matrix of noise for each row would cost more than the layer. Given its input, the output of a row is
+            # Gaussian with a known variance (https://arxiv.org/abs/1506.02557): its noise is drawn instead.
+            self._noise_out = self._gaussian(n_samples, self.out_features)
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: (batch, in_features); where the noise has a sample for each row, their number is the batch size
+        :return: (batch, out_features)
+        """
+        outputs = F.linear(inputs, self.weight_mu, self.bias_mu)
+        if self._noise_out is None:
+            return outputs
+        if self._noise_in is None:
+            variances = F.linear(inputs**2, self.weight_sigma**2, self.bias_sigma**2)
+            return outputs + self._noise_out * variances.sqrt()
+        if self.factorised:
+            # (sigma * outer(noise_out, noise_in)) @ inputs, without ever making that matrix
+            return outputs + self._noise_out * F.linear(inputs * self._noise_in, self.weight_sigma, self.bias_sigma)
+        return outputs + F.linear(inputs, self.weight_sigma * self._noise_in, self.bias_sigma * self._noise_out)
+
+    def signal_to_noise(self) -> float:
+        """
+        :return: RMS(mu) / RMS(sigma) of the weights
+        """
+        return (self.weight_mu.norm() / self.weight_sigma.norm()).item()
+
+    def extra_repr(self) -> str:
+        kind = "factorised" if self.factorised else "independent"
+        return f"in_features={self.in_features}, out_features={self.out_features}, noise={kind}"
+
+    def _gaussian(self, *shape: int) -> th.Tensor:
+        return th.randn(shape, device=self.weight_sigma.device)
+
+
+def _signed_sqrt(gaussian: th.Tensor) -> th.Tensor:
+    return gaussian.sign() * gaussian.abs().sqrt()
+
+
+def noisy_layers(module: nn.Module) -> list[NoisyLinear]:
+    """
+    :param module: any module
+    :return: its noisy layers, in the order in which they were registered
+    """
+    return [layer for layer in module.modules() if isinstance(layer, NoisyLinear)]
+
+
+def reset_noise(module: nn.Module, n_samples: int | None = 1) -> None:
+    """
+    Draw fresh noise for every noisy layer of a module, each its own.
+
+    :param module: any module
+    :param n_samples: as for ``NoisyLinear.reset_noise``
+    """
+    for layer in noisy_layers(module):
+        layer.reset_noise(n_samples)
+
+
+@contextmanager
+def fresh_noise(module: nn.Module, n_samples: int | None) -> Iterator[None]:
+    """
+    Use other noise for a while; afterwards the layers have the noise they had before.
+
+    :param module: any module
+    :param n_samples: as for ``NoisyLinear.reset_noise``
+    """
+    layers = noisy_layers(module)
+    before = [(layer._noise_in, layer._noise_out) for layer in layers]
+    reset_noise(module, n_samples)
+    try:
+        yield
+    finally:
+        for layer, noise in zip(layers, before, strict=True):
+            layer._noise_in, layer._noise_out = noise

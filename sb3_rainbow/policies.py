@@ -1,0 +1,200 @@
+"""Second floor: policies, which build the online and the target network and act with the one."""
+
+import importlib
+import math
+from functools import partial
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import nn
+
+from sb3_rainbow.heads import CategoricalHead, ScalarHead
+from sb3_rainbow.networks import DUELING_AGGREGATIONS, ConvExtractor, NatureConv, RainbowNetwork
+from sb3_rainbow.noisy import NOISE_KINDS, NoisyLinear, fresh_noise
+
+# Published with Rainbow (https://arxiv.org/abs/1710.02298) for batches of 32
+_ADAM_EPS = 1.5e-4
+
+
+class RainbowPolicy(DQNPolicy):
+    """
+    Policy of RainbowDQN: every variant of its network, for any observation.
+
+    ``RainbowDQN`` sets ``dueling``, ``noisy`` and ``distributional``; the rest goes into ``policy_kwargs``.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate, by remaining progress
+    :param net_arch: hidden layers of each stream (of the single head when not dueling). Default: [512] behind
+        ``NatureConv``, [256] behind ``DataEfficientConv``, as SB3's DQN behind all others
+    :param activation_fn: between linear layers
+    :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold
+    :param normalize_images: divide images by 255
+    :param optimizer_class: optimizer, Adam by default
+    :param optimizer_kwargs: its arguments without the learning rate; Adam's default is ``dict(eps=1.5e-4)``
+    :param dueling: value and advantage streams
+    :param noisy: noisy linear layers behind the features extractor
+    :param distributional: categorical return distribution; False: scalar Q-values
+    :param n_atoms: number of atoms of the distribution, at least 2
+    :param v_min: lowest return that it can hold, in reward units
+    :param v_max: highest return that it can hold, in reward units
+    :param sigma_init: initial noise, times the square root of a layer's inputs
+    :param noise: "factorised" or "independent"
+    :param dueling_aggregation: "mean" or "max" of the advantages is subtracted from them
+    :raises ValueError: on an argument out of range
+    """
+
+    q_net: RainbowNetwork
+    q_net_target: RainbowNetwork
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | str = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        dueling: bool = True,
+        noisy: bool = True,
+        distributional: bool = True,
+        n_atoms: int = 51,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        sigma_init: float = 0.5,
+        noise: str = "factorised",
+        dueling_aggregation: str = "mean",
+    ) -> None:
+        if isinstance(features_extractor_class, str):
+            features_extractor_class = _import_extractor(features_extractor_class)
+        features_extractor_kwargs = dict(features_extractor_kwargs or {})
+        if issubclass(features_extractor_class, ConvExtractor):
+            features_extractor_kwargs.setdefault("normalized_image", not normalize_images)
+            net_arch = features_extractor_class.default_net_arch if net_arch is None else net_arch
+        elif net_arch is None:
+            net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"eps": _ADAM_EPS}
+        _check_network(net_arch, n_atoms, v_min, v_max, sigma_init, noise, dueling_aggregation)
+        # Read by make_q_net, which the constructor of DQNPolicy calls
+        self.rainbow_kwargs: dict[str, Any] = {
+            "dueling": dueling,
+            "noisy": noisy,
+            "distributional": distributional,
+            "n_atoms": n_atoms,
+            "v_min": v_min,
+            "v_max": v_max,
+            "sigma_init": sigma_init,
+            "noise": noise,
+            "dueling_aggregation": dueling_aggregation,
+        }
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch,
+            activation_fn,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
+        )
+
+    def make_q_net(self) -> RainbowNetwork:
+        """
+        :return: an online or a target network, with features extractor and head of its own
+        """
+        kwargs = self.rainbow_kwargs
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        linear = partial(NoisyLinear, sigma_init=kwargs["sigma_init"], noise=kwargs["noise"])
+        return RainbowNetwork(
+            **net_args,
+            head=(
+                CategoricalHead(kwargs["n_atoms"], kwargs["v_min"], kwargs["v_max"])
+                if kwargs["distributional"]
+                else ScalarHead()
+            ),
+            dueling=kwargs["dueling_aggregation"] if kwargs["dueling"] else None,
+            linear=linear if kwargs["noisy"] else nn.Linear,
+        ).to(self.device)
+
+    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        """
+        :param obs: (batch, *obs_shape), or a dict of such tensors
+        :param deterministic: use the mean weights; otherwise each row gets noise of its own
+        :return: (batch,) greedy actions
+        """
+        batch_size = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        with fresh_noise(self.q_net, None if deterministic else batch_size):
+            return self.q_net._predict(obs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.rainbow_kwargs
+
+
+class CnnPolicy(RainbowPolicy):
+    """``RainbowPolicy`` for images: the Nature convolutions unless another features extractor is named."""
+
+    def __init__(self, *args: Any, features_extractor_class: Any = NatureConv, **kwargs: Any) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputPolicy(RainbowPolicy):
+    """``RainbowPolicy`` for Dict observations."""
+
+    def __init__(self, *args: Any, features_extractor_class: Any = CombinedExtractor, **kwargs: Any) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+MlpPolicy = RainbowPolicy
+
+
+def _import_extractor(name: str) -> type[BaseFeaturesExtractor]:
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"features_extractor_class={name!r} cannot be imported ({error}); write a class, or a dotted name such as "
+            "'sb3_rainbow.networks.DataEfficientConv'"
+        ) from error
+
+
+def _check_network(
+    net_arch: list[int],
+    n_atoms: int,
+    v_min: float,
+    v_max: float,
+    sigma_init: float,
+    noise: str,
+    dueling_aggregation: str,
+) -> None:
+    """
+    :raises ValueError: naming the first argument that is out of range
+    """
+    if not (isinstance(net_arch, list | tuple) and all(isinstance(width, int) and width > 0 for width in net_arch)):
+        raise ValueError(f"net_arch={net_arch!r} must be a list of layer widths above 0, such as [512]")
+    if not (isinstance(n_atoms, int) and n_atoms >= 2):
+        raise ValueError(f"n_atoms={n_atoms!r} must be an integer of at least 2")
+    if not (math.isfinite(v_min) and math.isfinite(v_max) and v_min < v_max):
+        raise ValueError(f"v_min={v_min} must be below v_max={v_max}, both finite: returns outside them are cut off")
+    if not (math.isfinite(sigma_init) and sigma_init > 0):
+        raise ValueError(f"sigma_init={sigma_init} must be above 0; published: 0.5, many Atari runs: 0.1")
+    if noise not in NOISE_KINDS:
+        raise ValueError(f"noise={noise!r} must be one of {NOISE_KINDS}")
+    if dueling_aggregation not in DUELING_AGGREGATIONS:
+        raise ValueError(f"dueling_aggregation={dueling_aggregation!r} must be one of {DUELING_AGGREGATIONS}")

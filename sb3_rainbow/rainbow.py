@@ -1,0 +1,559 @@
+"""Third floor: the algorithm."""
+
+import inspect
+import pickle
+import warnings
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.dqn.dqn import DQN
+
+from sb3_rainbow.arguments import number, switch, whole_number
+from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
+from sb3_rainbow.files import Path, check_saved_model, written_beside
+from sb3_rainbow.noisy import noisy_layers, reset_noise
+from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
+from sb3_rainbow.watch import SupportWatch, TrainingLog
+
+SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
+
+_NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
+_TARGET_PREFIX = "q_net_target."
+
+
+class RainbowDQN(DQN):
+    """
+    Rainbow: DQN with six extensions, each a switch. With all of them off it is SB3's DQN.
+
+    Paper: https://arxiv.org/abs/1710.02298; the defaults are the published ones, in env steps (4 emulator frames on
+    Atari). What shapes the network, such as ``v_min``, ``v_max`` and ``sigma_init``, goes into ``policy_kwargs``: see
+    ``RainbowPolicy``.
+
+    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a subclass of ``RainbowPolicy``
+    :param env: the environment to learn from, with Discrete actions (if registered in Gym, can be str)
+    :param learning_rate: the learning rate, it can be a function of the current progress remaining (from 1 to 0)
+    :param buffer_size: capacity of the replay buffer in transitions, summed over envs
+    :param learning_starts: number of env steps, summed over envs, with random actions and before learning starts
+    :param batch_size: transitions in a gradient step
+    :param tau: the soft update coefficient of the target network, 1 for hard updates
+    :param gamma: the discount factor
+    :param train_freq: update the model every ``train_freq`` vectorised steps (each ``n_envs`` env steps), or a tuple
+        such as ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: gradient steps after each rollout; -1: as many as env steps were made in it
+    :param replay_buffer_class: replay buffer class (for instance ``HerReplayBuffer``); it gets ``n_steps``, ``gamma`` and
+        the ``prioritized_replay`` arguments that its constructor takes. Default: chosen by the observation space
+    :param replay_buffer_kwargs: further arguments of the replay buffer; they go before ours
+    :param optimize_memory_usage: for other buffer classes; the default ones do not have SB3's variant
+    :param n_steps: length of the n-step return, 1 for none
+    :param target_update_interval: env steps, summed over envs, between updates of the target network
+    :param exploration_fraction: fraction of training over which epsilon is reduced. Default: 0.1
+    :param exploration_initial_eps: initial probability of a random action, drawn for each env. Default: 0 when ``noisy``,
+        otherwise 1
+    :param exploration_final_eps: final probability of a random action. Default: 0 when ``noisy``, otherwise 0.05
+    :param max_grad_norm: the maximum norm of the gradient; None: no clipping
+    :param stats_window_size: number of episodes over which the rollout statistics are averaged
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments of the policy
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed of all random numbers
+    :param device: device on which the code should be run
+    :param double_q: the online network selects the action to bootstrap with, the target network evaluates it
+        (https://arxiv.org/abs/1509.06461)
+    :param dueling: value and advantage streams (https://arxiv.org/abs/1511.06581)
+    :param noisy: noisy linear layers instead of epsilon-greedy exploration (https://arxiv.org/abs/1706.10295)
+    :param distributional: categorical return distribution (https://arxiv.org/abs/1707.06887)
+    :param prioritized_replay: prioritized replay (https://arxiv.org/abs/1511.05952)
+    :param prioritized_replay_alpha: priority exponent, 0 to 1
+    :param prioritized_replay_beta0: importance-weight exponent at the start, 0 to 1; it rises linearly to 1
+    :param prioritized_replay_beta_fraction: share of training over which it rises, above 0 to 1
+    :param prioritized_replay_eps: added to every priority, above 0
+    :raises ValueError: on an argument out of range, a policy or an action space that does not fit
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: RainbowPolicy  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[RainbowPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 6.25e-5,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 20_000,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 3,
+        target_update_interval: int = 8_000,
+        exploration_fraction: float | None = None,
+        exploration_initial_eps: float | None = None,
+        exploration_final_eps: float | None = None,
+        max_grad_norm: float | None = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        *,
+        double_q: bool = True,
+        dueling: bool = True,
+        noisy: bool = True,
+        distributional: bool = True,
+        prioritized_replay: bool = True,
+        prioritized_replay_alpha: float = 0.5,
+        prioritized_replay_beta0: float = 0.4,
+        prioritized_replay_beta_fraction: float = 1.0,
+        prioritized_replay_eps: float = 1e-6,
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.double_q = switch("double_q", double_q)
+        self.dueling = switch("dueling", dueling)
+        self.noisy = switch("noisy", noisy)
+        self.distributional = switch("distributional", distributional)
+        self.prioritized_replay = switch("prioritized_replay", prioritized_replay)
+        self.prioritized_replay_alpha = number("prioritized_replay_alpha", prioritized_replay_alpha, 0, 1)
+        self.prioritized_replay_beta0 = number("prioritized_replay_beta0", prioritized_replay_beta0, 0, 1)
+        self.prioritized_replay_beta_fraction = number(
+            "prioritized_replay_beta_fraction", prioritized_replay_beta_fraction, 0, 1, above=True
+        )
+        self.prioritized_replay_eps = number(
+            "prioritized_replay_eps",
+            prioritized_replay_eps,
+            0,
+            above=True,
+            hint="a transition of priority 0 would never be drawn again",
+        )
+        self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
+        if not callable(learning_rate):
+            number("learning_rate", learning_rate, 0)
+        if exploration_initial_eps is None:
+            exploration_initial_eps = 0.0 if noisy else 1.0
+        if exploration_final_eps is None:
+            exploration_final_eps = 0.0 if noisy else 0.05
+        if exploration_fraction is None:
+            exploration_fraction = 0.1
+        if isinstance(policy, type) and not issubclass(policy, RainbowPolicy):
+            raise ValueError(
+                f"policy={policy.__name__} must be 'MlpPolicy', 'CnnPolicy', 'MultiInputPolicy' or a subclass of "
+                "sb3_rainbow.MlpPolicy"
+            )
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            _check_action_space(env.action_space)
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            whole_number("buffer_size", buffer_size, 1),
+            whole_number("learning_starts", learning_starts, 0),
+            whole_number("batch_size", batch_size, 1),
+            number("tau", tau, 0, 1),
+            number("gamma", gamma, 0, 1),
+            train_freq,
+            whole_number("gradient_steps", gradient_steps, -1),
+            replay_buffer_class,
+            replay_buffer_kwargs,
+            optimize_memory_usage,
+            whole_number("n_steps", n_steps, 1),
+            whole_number("target_update_interval", target_update_interval, 1),
+            number("exploration_fraction", exploration_fraction, 0, 1),
+            number("exploration_initial_eps", exploration_initial_eps, 0, 1),
+            number("exploration_final_eps", exploration_final_eps, 0, 1),
+            max_grad_norm if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0, above=True),
+            whole_number("stats_window_size", stats_window_size, 1),
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+            _init_setup_model=False,
+        )
+        self._play_only = False
+        if _init_setup_model:
+            self._check_arguments()
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        """
+        What needs the env, and sizes, which ``load(path, buffer_size=1)`` may choose as it likes.
+
+        :raises ValueError: naming the first argument that does not fit
+        """
+        for name in _NETWORK_SWITCHES:
+            if self.policy_kwargs.get(name, getattr(self, name)) != getattr(self, name):
+                raise ValueError(
+                    f"policy_kwargs has {name}={self.policy_kwargs[name]!r}, but {name}={getattr(self, name)} was given to "
+                    f"RainbowDQN: write RainbowDQN(..., {name}={self.policy_kwargs[name]!r})"
+                )
+        frequency, unit = self.train_freq if isinstance(self.train_freq, tuple | list) else (self.train_freq, "step")
+        whole_number("train_freq", frequency, 1)
+        if unit == "episode" and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq={self.train_freq} counts episodes, which needs a single env, not {self.n_envs}: count steps"
+            )
+        if self.buffer_size < self.batch_size:
+            raise ValueError(f"buffer_size={self.buffer_size} must be at least batch_size={self.batch_size}")
+        if self.buffer_size < self.n_steps * self.n_envs:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} cannot hold a window of n_steps={self.n_steps} for each of {self.n_envs} "
+                f"envs: make it at least {self.n_steps * self.n_envs}"
+            )
+        if self.replay_buffer_class is not None:
+            self._warn_of_idle_switches(self.replay_buffer_class)
+
+    def _warn_of_idle_switches(self, buffer_class: type[ReplayBuffer]) -> None:
+        idle = []
+        if self.n_steps > 1 and "n_steps" not in _constructor_arguments(buffer_class):
+            idle.append(f"n_steps={self.n_steps}")
+        if self.prioritized_replay and not hasattr(buffer_class, "update_priorities"):
+            idle.append("prioritized_replay=True")
+        if idle:
+            warnings.warn(
+                f"{' and '.join(idle)} will have no effect: replay_buffer_class={buffer_class.__name__} does not know of "
+                "it. Leave replay_buffer_class out to use ours",
+                stacklevel=4,
+            )
+
+    def _setup_model(self) -> None:
+        if self.replay_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
+        taken = _constructor_arguments(self.replay_buffer_class)
+        buffer_kwargs = {
+            "n_steps": self.n_steps,
+            "gamma": self.gamma,
+            "prioritized_replay": self.prioritized_replay,
+            "prioritized_replay_alpha": self.prioritized_replay_alpha,
+            "prioritized_replay_beta0": self.prioritized_replay_beta0,
+        }
+        buffer_kwargs = {name: value for name, value in buffer_kwargs.items() if name in taken}
+        # What SB3 builds from is completed for the time of building only: it compares policy_kwargs on load, and says
+        # that n_steps is ignored by any replay_buffer_class.
+        given = self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps
+        self.policy_kwargs = {name: getattr(self, name) for name in _NETWORK_SWITCHES} | self.policy_kwargs
+        self.replay_buffer_kwargs = buffer_kwargs | self.replay_buffer_kwargs
+        self.n_steps = 1
+        try:
+            super()._setup_model()
+        finally:
+            self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
+        self._training_log = TrainingLog()
+        network = self.policy.rainbow_kwargs
+        self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """
+        Draw batches from the replay buffer and learn from them.
+
+        :param gradient_steps: number of batches
+        :param batch_size: transitions in each
+        :raises ValueError: when a loss or a gradient is not finite; weights and priorities are as before it then
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        self._raise_beta()
+        head = self.q_net.head
+        for _ in range(gradient_steps):
+            batch: Any = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            # Buffers of other classes may have neither
+            weights = getattr(batch, "weights", None)
+            discounts = self.gamma if batch.discounts is None else batch.discounts
+
+            reset_noise(self.q_net)
+            reset_noise(self.q_net_target)
+            with th.no_grad():
+                next_outputs = self.q_net_target.outputs(batch.next_observations)
+                selecting = self.q_net.outputs(batch.next_observations) if self.double_q else next_outputs
+                next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
+            target = head.target(next_outputs, next_actions, batch.rewards, (1 - batch.dones) * discounts)
+
+            outputs = self.q_net.outputs(batch.observations)
+            losses, priorities = head.loss(outputs, batch.actions, target)  # (batch, 1) each
+            loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
+
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm or th.inf)
+            self._require_finite(loss, grad_norm)
+            self.policy.optimizer.step()
+            if self.prioritized_replay and hasattr(self.replay_buffer, "update_priorities"):
+                priorities_ = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
+                self.replay_buffer.update_priorities(batch.indices, priorities_)
+
+            q_values = head.q_values(outputs.detach()).gather(1, batch.actions.long())
+            self._training_log.add(
+                {
+                    "loss": loss,
+                    "q_mean": q_values.mean(),
+                    head.priority_name: priorities.mean(),
+                    "grad_norm": grad_norm,
+                    **head.watch(target),
+                }
+            )
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if self.device.type == "cpu":  # elsewhere this would wait for the device: dump_logs does it
+            self._record_training()
+
+    def _raise_beta(self) -> None:
+        """Linear in the progress of training, and never down again, whatever a second ``learn`` does to progress."""
+        progress = min((1 - self._current_progress_remaining) / self.prioritized_replay_beta_fraction, 1.0)
+        beta = self.prioritized_replay_beta0 + (1 - self.prioritized_replay_beta0) * progress
+        self.prioritized_replay_beta = max(self.prioritized_replay_beta, beta)
+        if isinstance(self.replay_buffer, RainbowReplayBuffer):
+            self.replay_buffer.beta = self.prioritized_replay_beta
+
+    def _require_finite(self, loss: th.Tensor, grad_norm: th.Tensor) -> None:
+        if not (th.isfinite(loss) and th.isfinite(grad_norm)):
+            raise ValueError(
+                f"loss={loss.item()} or gradient norm={grad_norm.item()} is not finite in gradient step {self._n_updates} at "
+                f"env step {self.num_timesteps}; the weights have not been changed by it. Lower learning_rate="
+                f"{self.lr_schedule(self._current_progress_remaining)}, or look for huge observations and rewards"
+            )
+
+    def _record_training(self) -> None:
+        means, steps = self._training_log.record(self.logger)
+        if "support_edge" in means:
+            assert self.replay_buffer is not None
+            self._support_watch.add(
+                means["support_edge"], steps, self.replay_buffer, self.gamma, self._vec_normalize_env
+            )
+
+    def dump_logs(self) -> None:
+        """Write log data, SB3's and ours."""
+        if self._n_updates:
+            self._record_training()
+            for index, layer in enumerate(noisy_layers(self.q_net)):
+                self.logger.record(f"train/snr_{index}", layer.signal_to_noise())
+            if self.prioritized_replay and isinstance(self.replay_buffer, RainbowReplayBuffer):
+                self.logger.record("train/beta", self.replay_buffer.beta)
+                self.logger.record("train/max_priority", self.replay_buffer.sampler.max_priority)  # type: ignore[attr-defined]
+        super().dump_logs()
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions. Unless deterministic, each row explores on its own: with noise, and with probability epsilon.
+
+        :param observation: one observation, or a batch of them
+        :param state: not used, returned as it is
+        :param episode_start: not used
+        :param deterministic: greedy actions of the mean weights
+        :return: the actions, and ``state``
+        """
+        if deterministic:
+            return self.policy.predict(observation, state, episode_start, deterministic)
+        is_batch = self.policy.is_vectorized_observation(observation)
+        array = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        # One draw for each env. For a single env these are the random numbers that SB3's DQN draws.
+        exploring = np.random.rand(len(array) if is_batch else 1) < self.exploration_rate
+        random_actions = np.array([self.action_space.sample() for _ in range(exploring.sum())], dtype=np.int64)
+        if exploring.all():
+            return (random_actions if is_batch else random_actions.squeeze(axis=0)), state
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic)
+        if exploring.any():
+            actions[exploring] = random_actions
+        return actions, state
+
+    def learn(
+        self: SelfRainbowDQN,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "RainbowDQN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRainbowDQN:
+        """
+        Train for a number of env steps.
+
+        :param total_timesteps: env steps, summed over envs; 1e7 may be written
+        :param callback: callback(s) called at every step with state of the algorithm
+        :param log_interval: number of episodes between two writings of the log
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: begin to count env steps anew, and reset the env
+        :param progress_bar: display a progress bar using tqdm and rich
+        :return: the trained model
+        :raises ValueError: on a reward, an observation, a loss or a gradient that is not finite
+        """
+        total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
+        last_step = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
+        if 0 < last_step <= self.learning_starts:
+            warnings.warn(
+                f"learn({total_timesteps}) ends at env step {last_step}, before learning starts: nothing will be learned. "
+                f"Train for more than learning_starts={self.learning_starts} env steps, or lower it",
+                stacklevel=2,
+            )
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        is_env_reset = reset_num_timesteps or self._last_obs is None
+        if is_env_reset and isinstance(self.replay_buffer, RainbowReplayBuffer):
+            self.replay_buffer.truncate_last_trajectory()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def save(
+        self,
+        path: Path,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        play_only: bool = False,
+    ) -> None:
+        """
+        Save the model in a zip-file. A crash while saving leaves an older file as it was.
+
+        :param path: file to write; ".zip" is appended where it has no suffix
+        :param exclude: names of attributes that should not be saved, besides the default ones
+        :param include: names of attributes that should be saved although they are not by default
+        :param play_only: save what ``load`` needs for ``predict`` alone, a quarter of the size: no target network and no
+            optimizer, which start afresh if the model is trained again
+        """
+        if play_only:
+            exclude = [*(exclude or []), "_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer"]
+        self._play_only = play_only
+        try:
+            with written_beside(path, "zip") as file:
+                super().save(file, exclude, include)
+        finally:
+            self._play_only = False
+
+    def get_parameters(self) -> dict[str, dict]:
+        parameters = super().get_parameters()
+        if self._play_only:
+            weights = parameters["policy"].items()
+            return {"policy": {name: value for name, value in weights if not name.startswith(_TARGET_PREFIX)}}
+        return parameters
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        parameters: dict[str, Any]
+        if isinstance(load_path_or_dict, dict):
+            parameters = load_path_or_dict
+        else:
+            parameters = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
+        weights = parameters.get("policy", {})
+        if weights and not any(name.startswith(_TARGET_PREFIX) for name in weights):  # saved with play_only=True
+            target = {name.replace("q_net.", _TARGET_PREFIX, 1): value for name, value in weights.items()}
+            parameters = {"policy": weights | target, "policy.optimizer": self.policy.optimizer.state_dict()}
+        super().set_parameters(parameters, exact_match, device)
+
+    @classmethod
+    def load(cls: type[SelfRainbowDQN], path: Path, *args: Any, **kwargs: Any) -> SelfRainbowDQN:  # type: ignore[override]
+        """
+        Load the model from a zip-file; see SB3's ``BaseAlgorithm.load`` for the arguments.
+
+        :param path: the file, or a file object
+        :return: a new model
+        :raises ValueError: when the file is damaged, or another algorithm's
+        """
+        check_saved_model(path, attribute="prioritized_replay_beta")
+        return super().load(path, *args, **kwargs)
+
+    def save_replay_buffer(self, path: Path) -> None:
+        """
+        Save the replay buffer as a pickle file. A crash while saving leaves an older file as it was.
+
+        :param path: file to write; ".pkl" is appended where it has no suffix
+        """
+        with written_beside(path, "pkl") as file:
+            super().save_replay_buffer(file)
+
+    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file.
+
+        :param path: the file
+        :param truncate_last_traj: the env does not go on where the buffer ends: no n-step window runs across
+        :raises FileNotFoundError: when there is none
+        :raises ValueError: when the file holds no replay buffer, or one that does not fit this model, which keeps the one
+            it had
+        """
+        before = self.replay_buffer
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            self._check_replay_buffer(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"there is no replay buffer at {path}: save one with model.save_replay_buffer(path), or with "
+                "train.py --save-replay-buffer"
+            ) from error
+        except (pickle.UnpicklingError, EOFError, AssertionError, AttributeError) as error:
+            self.replay_buffer = before
+            raise ValueError(f"{path} is truncated or holds no replay buffer ({error})") from error
+        except ValueError:
+            self.replay_buffer = before
+            raise
+        buffer = self.replay_buffer
+        if isinstance(buffer, RainbowReplayBuffer):
+            # It holds single steps, so any window can be made of them
+            buffer.n_steps, buffer.gamma = self.n_steps, self.gamma
+            if truncate_last_traj:
+                buffer.truncate_last_trajectory()
+
+    def _check_replay_buffer(self, path: Path) -> None:
+        buffer = self.replay_buffer
+        assert buffer is not None
+        pairs = [
+            ("observation space", buffer.observation_space, self.observation_space),
+            ("action space", buffer.action_space, self.action_space),
+            ("number of envs", buffer.n_envs, self.n_envs),
+        ]
+        if isinstance(buffer, RainbowReplayBuffer):
+            pairs.append(("prioritized_replay", buffer.prioritized_replay, self.prioritized_replay))
+        for name, theirs, ours in pairs:
+            if theirs != ours:
+                raise ValueError(f"the replay buffer in {path} has {name} {theirs}, but this model has {ours}")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_training_log", "_support_watch", "_play_only"]
+
+
+def _check_action_space(space: spaces.Space) -> None:
+    if not isinstance(space, spaces.Discrete):
+        raise ValueError(f"action_space={space} is not supported: RainbowDQN chooses among Discrete actions only")
+    if space.start != 0:
+        raise ValueError(f"action_space={space} must start at 0: shift the actions in a wrapper of the env")
+
+
+def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:
+    """The arguments that reach some constructor of a class, through those that pass on ``**kwargs``."""
+    names: set[str] = set()
+    for base in buffer_class.__mro__:
+        if "__init__" in base.__dict__:
+            parameters = inspect.signature(base.__dict__["__init__"]).parameters
+            names |= parameters.keys()
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return names

@@ -1,0 +1,121 @@
+"""Second floor: what one watches while it trains."""
+
+import warnings
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_rainbow.returns import discounted_range
+
+# A distribution is judged by the mean over so many gradient steps,
+_JUDGED_STEPS = 500
+# by this share of its targets' probability in the two end atoms, beyond what a uniform distribution has there,
+_EDGE_SHARE = 0.2
+# and by the returns in this many of the newest rows of the replay buffer.
+_JUDGED_ROWS = 10_000
+
+
+class TrainingLog:
+    """Means of tensors over gradient steps, brought from the device only when they are recorded."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, th.Tensor] = {}
+        self._steps = 0
+
+    def add(self, values: dict[str, th.Tensor]) -> None:
+        """
+        :param values: scalars of one gradient step, by log key
+        """
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+        self._steps += 1
+
+    def record(self, logger: Logger) -> tuple[dict[str, float], int]:
+        """
+        Record the means under "train/", and begin anew.
+
+        :param logger: SB3's logger
+        :return: the means, and the number of gradient steps they are of
+        """
+        means = {name: total.item() / self._steps for name, total in self._sums.items()}
+        for name, mean in means.items():
+            logger.record(f"train/{name}", mean)
+        steps, self._sums, self._steps = self._steps, {}, 0
+        return means, steps
+
+
+class SupportWatch:
+    """
+    Warns, once, when the support of the return distribution cuts returns off.
+
+    :param v_min: lower end of the support, reward units
+    :param v_max: upper end of the support, reward units
+    :param n_atoms: number of atoms
+    """
+
+    def __init__(self, v_min: float, v_max: float, n_atoms: int) -> None:
+        self.v_min, self.v_max, self.n_atoms = v_min, v_max, n_atoms
+        self._share, self._steps, self._warned = 0.0, 0, False
+
+    def add(
+        self, share: float, steps: int, buffer: ReplayBuffer, gamma: float, env: VecNormalize | None = None
+    ) -> None:
+        """
+        :param share: mean share of target probability in the end atoms
+        :param steps: number of gradient steps that it is the mean of
+        :param buffer: the transitions learned from
+        :param gamma: discount of one step
+        :param env: normalises rewards
+        """
+        self._share += share * steps
+        self._steps += steps
+        if self._warned or self._steps < _JUDGED_STEPS:
+            return
+        share = self._share / self._steps
+        self._share, self._steps = 0.0, 0
+        uniform = 2 / self.n_atoms
+        if share < uniform + _EDGE_SHARE * (1 - uniform):
+            return
+        # Much probability at an end is right where returns end there too: ask the rewards
+        low, high = observed_returns(buffer, gamma, env)
+        spacing = (self.v_max - self.v_min) / (self.n_atoms - 1)
+        if low >= self.v_min - spacing and high <= self.v_max + spacing:
+            return
+        self._warned = True
+        v_min, v_max = min(self.v_min, _round_up(low)), max(self.v_max, _round_up(high))
+        warnings.warn(
+            f"train/support_edge is {share:.2f}: {share:.0%} of the target probability lies in the two end atoms, and the "
+            f"rewards make returns of about {low:.3g} to {high:.3g}. v_min={self.v_min:g} and v_max={self.v_max:g} cut "
+            f"them off: write policy_kwargs=dict(v_min={v_min:g}, v_max={v_max:g})",
+            stacklevel=2,
+        )
+
+
+def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | None = None) -> tuple[float, float]:
+    """
+    The range of discounted returns that the newest rewards in a buffer show, or would show if they went on for ever.
+
+    :param buffer: any SB3 replay buffer
+    :param gamma: discount of one step
+    :param env: normalises rewards
+    :return: lowest and highest return, in reward units
+    """
+    size = buffer.size()
+    rows = np.arange(buffer.pos - min(size, _JUDGED_ROWS), buffer.pos) % buffer.buffer_size
+    rewards = buffer._normalize_reward(buffer.rewards[rows], env)
+    low, high = discounted_range(rewards, (buffer.dones[rows] + buffer.timeouts[rows]) > 0, gamma)
+    if gamma < 1:  # episodes are short before the agent has learned
+        for_ever = float(rewards.mean()) / (1 - gamma)
+        low, high = min(low, for_ever), max(high, for_ever)
+    return low, high
+
+
+def _round_up(value: float) -> float:
+    """Away from zero, to two digits: 99.99 -> 100, -36.2 -> -37."""
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (np.floor(np.log10(abs(value))) - 1)
+    return float(np.sign(value) * np.ceil(round(abs(value) / unit, 6)) * unit)

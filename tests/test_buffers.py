@@ -1,0 +1,376 @@
+"""The replay buffers against SB3's, and the traps that others fell into."""
+
+import copy
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from envs import Corridor, random_transitions
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer
+
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+DICT = spaces.Dict({"vector": VECTOR, "image": spaces.Box(0, 255, (1, 4, 4), np.uint8), "place": spaces.Discrete(5)})
+ACTIONS = spaces.Discrete(2)
+SB3_FIELDS = ("observations", "actions", "next_observations", "dones", "rewards")
+
+
+def make(buffer_size=10, n_envs=1, space=VECTOR, **kwargs):
+    buffer_class = RainbowDictReplayBuffer if isinstance(space, spaces.Dict) else RainbowReplayBuffer
+    return buffer_class(buffer_size * n_envs, space, ACTIONS, device="cpu", n_envs=n_envs, **kwargs)
+
+
+def fill(buffer, rewards, dones=None, truncated=None):
+    """A single env whose observation at step t is t, everywhere."""
+    for t, reward in enumerate(rewards):
+        done = (dones is not None and t in dones) or (truncated is not None and t in truncated)
+        info = {"TimeLimit.truncated": truncated is not None and t in truncated}
+        obs, next_obs = np.full((1, 3), t / 100, np.float32), np.full((1, 3), (t + 1) / 100, np.float32)
+        buffer.add(obs, next_obs, np.array([0]), np.array([reward]), np.array([done]), [info])
+
+
+def at(buffer, *ids):
+    return buffer._get_samples(np.array(ids))
+
+
+def equal(ours, theirs):
+    if isinstance(theirs, dict):
+        return set(ours) == set(theirs) and all(equal(ours[key], theirs[key]) for key in theirs)
+    return ours.dtype == theirs.dtype and th.equal(ours, theirs)
+
+
+# Equal to SB3's buffers, for the same random draws
+
+
+@given(
+    n_slots=st.integers(3, 20),
+    n_envs=st.integers(1, 4),
+    n_steps=st.integers(1, 10),
+    n_adds=st.integers(1, 60),
+    is_dict=st.booleans(),
+    handle_timeouts=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=150, deadline=None)
+def test_uniform_samples_equal_those_of_stable_baselines3(
+    n_slots, n_envs, n_steps, n_adds, is_dict, handle_timeouts, seed
+):
+    """Also after the ring has wrapped, with truncations, bit for bit."""
+    space = DICT if is_dict else VECTOR
+    kwargs = {"device": "cpu", "n_envs": n_envs, "handle_timeout_termination": handle_timeouts}
+    if is_dict:
+        n_steps, theirs = 1, DictReplayBuffer(n_slots * n_envs, space, ACTIONS, **kwargs)
+    elif n_steps == 1:
+        theirs = ReplayBuffer(n_slots * n_envs, space, ACTIONS, **kwargs)
+    else:
+        theirs = NStepReplayBuffer(n_slots * n_envs, space, ACTIONS, n_steps=n_steps, gamma=0.97, **kwargs)
+    ours = make(n_slots, n_envs, space, n_steps=n_steps, gamma=0.97, prioritized_replay=False,
+                handle_timeout_termination=handle_timeouts)  # fmt: skip
+    for row in random_transitions(np.random.default_rng(seed), n_adds, n_envs, space):
+        ours.add(*copy.deepcopy(row))
+        theirs.add(*copy.deepcopy(row))
+    assert (ours.pos, ours.full, ours.size()) == (theirs.pos, theirs.full, theirs.size())
+    for batch_size in (1, 8, 33):
+        np.random.seed(seed)
+        expected = theirs.sample(batch_size)
+        np.random.seed(seed)
+        sample = ours.sample(batch_size)
+        assert sample._fields[:5] == expected._fields[:5] == SB3_FIELDS
+        for field in SB3_FIELDS:
+            assert equal(getattr(sample, field), getattr(expected, field)), field
+        if expected.discounts is not None:
+            assert equal(sample.discounts, expected.discounts)
+        else:
+            assert (sample.discounts == np.float32(0.97)).all()
+        assert equal(sample.weights, th.ones(batch_size, 1))
+        assert np.random.randint(10**9) == _next_random_number(theirs, batch_size, seed)
+
+
+def _next_random_number(buffer, batch_size, seed):
+    np.random.seed(seed)
+    buffer.sample(batch_size)
+    return np.random.randint(10**9)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_rewards_are_normalised_per_step_before_they_are_summed(n_steps):
+    venv = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2), gamma=0.9)
+    venv.ret_rms.var, venv.obs_rms.mean, venv.clip_reward = 4.0, np.full(4, 0.3), 0.8
+    space = spaces.Box(-1, 1, (4,), np.float32)
+    ours = make(20, 2, space, n_steps=n_steps, prioritized_replay=False)
+    theirs = NStepReplayBuffer(40, space, ACTIONS, "cpu", n_envs=2, n_steps=n_steps)
+    for row in random_transitions(np.random.default_rng(0), 30, 2, space):
+        ours.add(*row)
+        theirs.add(*row)
+    np.random.seed(0)
+    expected = theirs.sample(64, env=venv)
+    np.random.seed(0)
+    sample = ours.sample(64, env=venv)
+    for field in (*SB3_FIELDS, "discounts"):
+        assert equal(getattr(sample, field), getattr(expected, field)), field
+
+
+def test_prioritized_samples_are_the_transitions_that_their_indices_name():
+    buffer = make(16, 3, n_steps=3, gamma=0.9)
+    for row in random_transitions(np.random.default_rng(1), 40, 3, VECTOR):
+        buffer.add(*row)
+    buffer.update_priorities(np.arange(48), np.linspace(0.1, 5, 48))
+    buffer.beta = 0.7
+    sample = buffer.sample(32)
+    assert sample.indices.shape == (32,)
+    again = buffer._get_samples(sample.indices)
+    for field in (*SB3_FIELDS, "discounts"):
+        assert equal(getattr(sample, field), getattr(again, field)), field
+    probabilities = np.linspace(0.1, 5, 48)[sample.indices] ** 0.5
+    expected = (probabilities / probabilities.min()) ** -0.7
+    np.testing.assert_allclose(sample.weights.numpy(), expected.reshape(-1, 1), rtol=1e-5)
+    assert sample.weights.max() == 1
+
+
+# n-step returns and episode ends
+
+
+def test_last_n_start_states_of_an_episode_are_learned_from():
+    buffer = make(n_steps=3, gamma=0.5)
+    fill(buffer, [1, 2, 3, 4, 5], dones={4})
+    sample = at(buffer, 2, 3, 4)
+    assert sample.rewards.ravel().tolist() == [3 + 2 + 1.25, 4 + 2.5, 5]
+    assert sample.dones.ravel().tolist() == [1, 1, 1]
+    drawn = {int(i) for _ in range(50) for i in buffer.sample(8).indices}
+    assert drawn == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("ends", ["dones", "truncated"])
+def test_a_return_stops_where_its_episode_stops(ends):
+    buffer = make(n_steps=3, gamma=0.5)
+    fill(buffer, [1, 2, 100, 100], **{ends: {1}})
+    sample = at(buffer, 0, 1)
+    assert sample.rewards.ravel().tolist() == [2, 2]
+    assert sample.next_observations[:, 0].tolist() == pytest.approx([0.02, 0.02])
+    assert sample.discounts.ravel().tolist() == [0.25, 0.5]
+
+
+def test_a_terminal_reward_is_stored_and_nothing_before_it_is_terminal():
+    for n_steps, terminals in ((1, [0, 0, 0, 1]), (3, [0, 1, 1, 1])):
+        buffer = make(n_steps=n_steps, gamma=1.0)
+        fill(buffer, [0, 0, 0, 7], dones={3})
+        sample = at(buffer, 0, 1, 2, 3)
+        assert sample.dones.ravel().tolist() == terminals
+        assert sample.rewards.ravel().tolist() == [7 * flag for flag in terminals]
+
+
+def test_the_end_of_a_window_is_not_read_one_step_too_far():
+    buffer = make(n_steps=2, gamma=1.0)
+    fill(buffer, [1, 1, 1, 1], dones={2})
+    assert at(buffer, 0).dones.item() == 0  # steps 0 and 1; step 2 is terminal
+    assert at(buffer, 1).dones.item() == 1
+
+
+def test_a_truncated_episode_bootstraps_from_its_true_last_observation():
+    """Neither treated as terminal, nor continued into the next episode, nor bootstrapped from its own start."""
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(Corridor(length=100), 3)])
+    buffer = RainbowReplayBuffer(20, env.observation_space, ACTIONS, "cpu", n_steps=3, gamma=0.5)
+    obs = env.reset()
+    for _ in range(5):
+        next_obs, reward, done, infos = env.step([0])
+        stored = np.array([infos[0]["terminal_observation"]]) if done[0] else next_obs
+        buffer.add(obs, stored, np.array([0]), reward, done, infos)
+        obs = next_obs
+    sample = at(buffer, 0, 1, 2)
+    assert sample.dones.ravel().tolist() == [0, 0, 0]
+    assert sample.next_observations.tolist() == [[1, 3]] * 3  # episode 1, step 3
+    assert sample.rewards.ravel().tolist() == [1 + 1 + 0.75, 2 + 1.5, 3]
+    assert sample.discounts.ravel().tolist() == [0.125, 0.25, 0.5]
+
+
+def test_the_bootstrap_state_is_n_steps_on():
+    buffer = make(n_steps=3)
+    fill(buffer, [0] * 6)
+    assert at(buffer, 1).next_observations[0, 0].item() == pytest.approx(0.04)
+    assert at(buffer, 1).discounts.item() == pytest.approx(0.99**3)
+
+
+def test_the_tail_of_the_ring_is_drawn_too():
+    """The newest transitions have short windows, not none; no row is left with its first priority for ever."""
+    buffer = make(10, n_steps=5)
+    fill(buffer, [1] * 14)
+    drawn = {int(i) for _ in range(100) for i in buffer.sample(8).indices}
+    assert drawn == set(range(10))
+    newest = at(buffer, 3)
+    assert newest.rewards.item() == 1
+    assert newest.discounts.item() == pytest.approx(0.99)
+
+
+def test_a_window_does_not_run_across_the_write_position():
+    buffer = make(5, n_steps=4, gamma=1.0)
+    fill(buffer, [1, 2, 3, 4, 5, 6, 7])  # slots hold 6, 7, 3, 4, 5; the newest is in slot 1
+    assert at(buffer, 0, 1, 2, 3, 4).rewards.ravel().tolist() == [13, 7, 18, 22, 18]
+
+
+@given(n_steps=st.integers(1, 6), seed=st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_sampling_leaves_the_buffer_as_it_was(n_steps, seed):
+    buffer = make(12, 2, n_steps=n_steps)
+    for row in random_transitions(np.random.default_rng(seed), 20, 2, VECTOR):
+        buffer.add(*row)
+    for array in (buffer.rewards, buffer.dones, buffer.timeouts, buffer.actions):
+        array.flags.writeable = False
+    buffer.sample(16)
+
+
+@pytest.mark.parametrize("space", [VECTOR, DICT], ids=["vector", "dict"])
+def test_a_reset_without_a_done_ends_all_windows(space):
+    buffer = make(20, 2, space, n_steps=5, gamma=1.0)
+    rows = random_transitions(np.random.default_rng(0), 8, 2, space, end=0)
+    for index, row in enumerate(rows):
+        buffer.add(*row[:3], np.ones(2), *row[4:])
+        if index == 3:
+            buffer.truncate_last_trajectory()
+    sample = at(buffer, 2 * 2, 3 * 2 + 1, 4 * 2)
+    assert sample.rewards.ravel().tolist() == [2, 1, 4]
+    assert sample.dones.ravel().tolist() == [0, 0, 0]  # it goes on somewhere: bootstrap
+
+
+def test_a_reset_after_a_terminal_state_leaves_it_terminal():
+    buffer = make(n_steps=3)
+    fill(buffer, [1, 1], dones={1})
+    buffer.truncate_last_trajectory()
+    assert at(buffer, 1).dones.item() == 1
+
+
+def test_a_reset_of_an_empty_buffer_is_nothing():
+    buffer = make()
+    buffer.truncate_last_trajectory()
+    assert not buffer.timeouts.any()
+
+
+def test_a_row_written_over_a_seam_has_none():
+    buffer = make(3, n_steps=2, gamma=1.0)
+    fill(buffer, [1, 1, 1])
+    buffer.truncate_last_trajectory()
+    fill(buffer, [1, 1, 1, 1])
+    assert at(buffer, 2).rewards.item() == 2
+
+
+# Priorities
+
+
+def test_new_transitions_enter_at_the_highest_priority_of_all_time():
+    buffer = make(4, prioritized_replay_alpha=0.5)
+    fill(buffer, [0, 0])
+    buffer.update_priorities(np.array([0, 1]), np.array([9.0, 0.1]))
+    fill(buffer, [0] * 4)  # overwrites the row that had it
+    assert buffer.sampler.tree[np.arange(4)].tolist() == [3.0] * 4
+    assert buffer.sampler.max_priority == 9.0
+
+
+@pytest.mark.parametrize("reload", [lambda buffer: pickle.loads(pickle.dumps(buffer)), lambda buffer: buffer])
+def test_the_highest_priority_survives_save_and_load_and_reset(reload):
+    buffer = make(4)
+    fill(buffer, [0, 0])
+    buffer.update_priorities(np.array([0]), np.array([25.0]))
+    buffer = reload(buffer)
+    buffer.reset()
+    assert buffer.size() == 0
+    assert buffer.sampler.tree.total == 0
+    fill(buffer, [0])
+    assert buffer.sampler.tree[0] == 5.0
+
+
+def test_rows_overwritten_since_they_were_sampled_keep_the_priority_of_the_new_row():
+    buffer = make(4, prioritized_replay_alpha=1.0)
+    fill(buffer, [0] * 4)
+    sample = buffer.sample(64)
+    fill(buffer, [0, 0])  # slots 0 and 1
+    buffer.update_priorities(sample.indices, np.full(64, 0.25))
+    assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0, 1.0, 0.25, 0.25]
+
+
+def test_all_rows_overwritten_since():
+    buffer = make(4, prioritized_replay_alpha=1.0)
+    fill(buffer, [0] * 4)
+    sample = buffer.sample(8)
+    fill(buffer, [0] * 9)
+    buffer.update_priorities(sample.indices, np.full(8, 0.25))
+    assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0] * 4
+
+
+def test_priorities_may_be_set_for_rows_that_were_not_drawn():
+    buffer = make(4, prioritized_replay_alpha=1.0)
+    fill(buffer, [0] * 4)
+    buffer.update_priorities(np.arange(4), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert buffer.sampler.tree[np.arange(4)].tolist() == [1, 2, 3, 4]
+
+
+def test_priorities_of_another_shape_are_refused():
+    buffer = make(4)
+    fill(buffer, [0] * 4)
+    with pytest.raises(ValueError, match=r"indices have shape \(4,\), priorities \(4, 1\)"):
+        buffer.update_priorities(np.arange(4), np.ones((4, 1)))
+
+
+def test_uniform_replay_knows_no_priorities():
+    buffer = make(4, prioritized_replay=False)
+    fill(buffer, [0] * 4)
+    buffer.update_priorities(np.arange(4), np.array([1e-9, 1e9, 1, 1]))
+    counts = np.bincount(np.concatenate([buffer.sample(64).indices for _ in range(50)]), minlength=4)
+    assert (counts > 600).all()  # of 800 expected each: 8 standard deviations
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["reward", "observation", "next observation"])
+def test_numbers_that_are_not_finite_are_refused_before_anything_is_stored(bad, where):
+    buffer = make(4, n_envs=2)
+    obs, next_obs, rewards = np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2)
+    {"reward": rewards, "observation": obs, "next observation": next_obs}[where][1] = bad
+    with pytest.raises(ValueError, match=f"{where}=.*of env 1 is not finite"):
+        buffer.add(obs, next_obs, np.zeros(2), rewards, np.zeros(2), [{}, {}])
+    assert buffer.size() == 0
+    assert buffer.sampler.tree.total == 0
+
+
+def test_a_bad_number_in_a_dict_is_named():
+    buffer = make(4, space=DICT)
+    obs = {"vector": np.full((1, 3), np.nan), "image": np.zeros((1, 1, 4, 4)), "place": np.zeros(1)}
+    with pytest.raises(ValueError, match=r"observation\['vector'\]="):
+        buffer.add(obs, obs, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"n_steps": 0}, "n_steps=0"),
+        ({"gamma": 1.5}, "gamma=1.5"),
+        ({"prioritized_replay_alpha": -0.1}, "prioritized_replay_alpha=-0.1"),
+        ({"prioritized_replay_beta0": 2}, "prioritized_replay_beta0=2"),
+        ({"optimize_memory_usage": True}, "optimize_memory_usage=True"),
+    ],
+)
+def test_bad_arguments(kwargs, named):
+    with pytest.raises(ValueError, match=named):
+        make(**kwargs)
+
+
+def test_an_empty_buffer_cannot_be_sampled():
+    for prioritized_replay in (True, False):
+        with pytest.raises(ValueError, match="empty"):
+            make(prioritized_replay=prioritized_replay).sample(1)
+
+
+def test_a_million_frame_stacks_can_be_made_anywhere():
+    """SB3 would ask for 56 GB here."""
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    buffer = make(1_000_000, space=space)
+    rows = np.zeros((1, 4, 84, 84), np.uint8)
+    buffer.add(rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    assert buffer.sample(2).observations.shape == (2, 4, 84, 84)
