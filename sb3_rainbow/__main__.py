@@ -26,7 +26,7 @@ def main() -> None:
         sys.exit(f"rl_zoo3 has no script {script!r}: try train, enjoy, record_video, benchmark or plot_train")
     register()
     # Some scripts start others, which would not know of Rainbow
-    subprocess.call = _to_ourselves(subprocess.call)  # type: ignore[assignment]
+    subprocess.call = _to_ourselves(subprocess.call)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -14,9 +14,8 @@ def whole_number(name: str, value: Any, at_least: int) -> int:
     :return: the value as an int
     :raises ValueError: on anything else
     """
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        if math.isfinite(value) and value == int(value) and value >= at_least:
-            return int(value)
+    if _is_finite_number(value) and value == int(value) and value >= at_least:
+        return int(value)
     raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}")
 
 
@@ -31,9 +30,8 @@ def number(name: str, value: Any, low: float, high: float = math.inf, above: boo
     :return: the value as a float
     :raises ValueError: on anything else
     """
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        if math.isfinite(value) and low <= value <= high and not (above and value == low):
-            return float(value)
+    if _is_finite_number(value) and low <= value <= high and not (above and value == low):
+        return float(value)
     start = f"above {low}" if above else f"at least {low}"
     end = "" if high == math.inf else f" and at most {high}"
     raise ValueError(f"{name}={value!r} must be a number of {start}{end}{hint and '; '}{hint}")
@@ -49,3 +47,8 @@ def switch(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise ValueError(f"{name}={value!r} must be True or False")
+
+
+def _is_finite_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)

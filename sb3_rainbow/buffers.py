@@ -227,8 +227,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         if not np.isfinite(array).all():
             env = int(np.argwhere(~np.isfinite(array))[0, 0])
             raise ValueError(
-                f"{name}={array[env]} of env {env} is not finite (row {self.pos} of the replay buffer); nothing has been "
-                "stored or learned from it. Have the environment return finite numbers"
+                f"{name}={array[env]} of env {env} is not finite, at row {self.pos} of the replay buffer; it has not "
+                "been stored, and nothing was learned from it. Have the environment return finite numbers"
             )
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:

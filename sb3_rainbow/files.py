@@ -48,22 +48,23 @@ def check_saved_model(path: Path, attribute: str) -> None:
     """
     file = open_path(path, "r", suffix="zip")
     try:
-        with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"{path} is damaged: {damaged} in it cannot be read; use another copy of the file")
             names = archive.namelist()
             data = json.loads(archive.read("data")) if "data" in names and "policy.pth" in names else {}
     except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is truncated or no saved model at all ({error}); use another copy of it") from error
+        raise ValueError(f"{path} is truncated, or no saved model at all ({error}); use another file") from error
     finally:
         if isinstance(path, str | pathlib.Path):
             file.close()
         else:
             file.seek(0)
-    if attribute not in data:
-        policy = data["policy_class"].get("__module__", "unknown") if "policy_class" in data else None
+    if "policy_class" in data and attribute not in data:
+        policy = data["policy_class"].get("__module__", "elsewhere")
         raise ValueError(
-            f"{path} was not saved by RainbowDQN"
-            + (f" but by an algorithm with a policy from {policy}: load it with that one" if policy else "")
+            f"{path} was not saved by RainbowDQN but by an algorithm with a policy from {policy}: load it with that one"
         )
+    if attribute not in data:
+        raise ValueError(f"{path} is truncated, or was not saved by RainbowDQN; use another file")

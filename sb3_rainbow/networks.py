@@ -41,8 +41,8 @@ class ConvExtractor(BaseFeaturesExtractor):
         for filters, kernel, stride in self.layers:
             if min(height, width) < kernel:
                 raise ValueError(
-                    f"observations of shape {observation_space.shape} are too small for the convolutions of {name}: use "
-                    "larger images or another features_extractor_class"
+                    f"observations of shape {observation_space.shape} are too small for the convolutions of {name}: "
+                    "use larger images or another features_extractor_class"
                 )
             modules += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU()]
             channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1

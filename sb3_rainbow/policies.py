@@ -149,15 +149,15 @@ class RainbowPolicy(DQNPolicy):
 class CnnPolicy(RainbowPolicy):
     """``RainbowPolicy`` for images: the Nature convolutions unless another features extractor is named."""
 
-    def __init__(self, *args: Any, features_extractor_class: Any = NatureConv, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": NatureConv, **kwargs})
 
 
 class MultiInputPolicy(RainbowPolicy):
     """``RainbowPolicy`` for Dict observations."""
 
-    def __init__(self, *args: Any, features_extractor_class: Any = CombinedExtractor, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
 MlpPolicy = RainbowPolicy

@@ -1,9 +1,7 @@
 """Third floor: the algorithm."""
 
 import inspect
-import pickle
 import warnings
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,24 +11,22 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
-from stable_baselines3.dqn.dqn import DQN
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_rainbow.arguments import number, switch, whole_number
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
-from sb3_rainbow.files import Path, check_saved_model, written_beside
+from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import noisy_layers, reset_noise
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
+from sb3_rainbow.saving import SavingDQN
 from sb3_rainbow.watch import SupportWatch, TrainingLog
 
 SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
 
 _NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
-_TARGET_PREFIX = "q_net_target."
 
 
-class RainbowDQN(DQN):
+class RainbowDQN(SavingDQN):
     """
     Rainbow: DQN with six extensions, each a switch. With all of them off it is SB3's DQN.
 
@@ -49,15 +45,15 @@ class RainbowDQN(DQN):
     :param train_freq: update the model every ``train_freq`` vectorised steps (each ``n_envs`` env steps), or a tuple
         such as ``(5, "step")`` or ``(2, "episode")``
     :param gradient_steps: gradient steps after each rollout; -1: as many as env steps were made in it
-    :param replay_buffer_class: replay buffer class (for instance ``HerReplayBuffer``); it gets ``n_steps``, ``gamma`` and
-        the ``prioritized_replay`` arguments that its constructor takes. Default: chosen by the observation space
+    :param replay_buffer_class: replay buffer class (for instance ``HerReplayBuffer``); it gets those of ``n_steps``,
+        ``gamma`` and ``prioritized_replay`` that its constructor takes. Default: chosen by the observation space
     :param replay_buffer_kwargs: further arguments of the replay buffer; they go before ours
     :param optimize_memory_usage: for other buffer classes; the default ones do not have SB3's variant
     :param n_steps: length of the n-step return, 1 for none
     :param target_update_interval: env steps, summed over envs, between updates of the target network
     :param exploration_fraction: fraction of training over which epsilon is reduced. Default: 0.1
-    :param exploration_initial_eps: initial probability of a random action, drawn for each env. Default: 0 when ``noisy``,
-        otherwise 1
+    :param exploration_initial_eps: initial probability of a random action, drawn for each env. Default: 0 when
+        ``noisy``, otherwise 1
     :param exploration_final_eps: final probability of a random action. Default: 0 when ``noisy``, otherwise 0.05
     :param max_grad_norm: the maximum norm of the gradient; None: no clipping
     :param stats_window_size: number of episodes over which the rollout statistics are averaged
@@ -84,7 +80,9 @@ class RainbowDQN(DQN):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-    policy: RainbowPolicy  # type: ignore[assignment]
+    policy: RainbowPolicy
+    q_net: RainbowNetwork
+    q_net_target: RainbowNetwork
 
     def __init__(
         self,
@@ -178,7 +176,7 @@ class RainbowDQN(DQN):
             number("exploration_fraction", exploration_fraction, 0, 1),
             number("exploration_initial_eps", exploration_initial_eps, 0, 1),
             number("exploration_final_eps", exploration_final_eps, 0, 1),
-            max_grad_norm if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0, above=True),
+            np.inf if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0, above=True),
             whole_number("stats_window_size", stats_window_size, 1),
             tensorboard_log,
             policy_kwargs,
@@ -187,7 +185,6 @@ class RainbowDQN(DQN):
             device,
             _init_setup_model=False,
         )
-        self._play_only = False
         if _init_setup_model:
             self._check_arguments()
             self._setup_model()
@@ -200,22 +197,30 @@ class RainbowDQN(DQN):
         """
         for name in _NETWORK_SWITCHES:
             if self.policy_kwargs.get(name, getattr(self, name)) != getattr(self, name):
+                value = self.policy_kwargs[name]
                 raise ValueError(
-                    f"policy_kwargs has {name}={self.policy_kwargs[name]!r}, but {name}={getattr(self, name)} was given to "
-                    f"RainbowDQN: write RainbowDQN(..., {name}={self.policy_kwargs[name]!r})"
+                    f"policy_kwargs has {name}={value!r}, but RainbowDQN itself {name}={getattr(self, name)}: write "
+                    f"RainbowDQN(..., {name}={value!r})"
                 )
-        frequency, unit = self.train_freq if isinstance(self.train_freq, tuple | list) else (self.train_freq, "step")
-        whole_number("train_freq", frequency, 1)
-        if unit == "episode" and self.n_envs > 1:
-            raise ValueError(
-                f"train_freq={self.train_freq} counts episodes, which needs a single env, not {self.n_envs}: count steps"
-            )
+        train_freq = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
+        match train_freq:
+            case (int(frequency), "step" | "episode" as unit) if frequency >= 1:
+                if unit == "episode" and self.n_envs > 1:
+                    raise ValueError(
+                        f"train_freq={self.train_freq} counts episodes, which needs a single env, not {self.n_envs}: "
+                        'count steps, such as (4, "step")'
+                    )
+            case _:
+                raise ValueError(
+                    f"train_freq={self.train_freq!r} must be an integer of at least 1, or a tuple such as "
+                    '(4, "step") or (1, "episode")'
+                )
         if self.buffer_size < self.batch_size:
             raise ValueError(f"buffer_size={self.buffer_size} must be at least batch_size={self.batch_size}")
         if self.buffer_size < self.n_steps * self.n_envs:
             raise ValueError(
-                f"buffer_size={self.buffer_size} cannot hold a window of n_steps={self.n_steps} for each of {self.n_envs} "
-                f"envs: make it at least {self.n_steps * self.n_envs}"
+                f"buffer_size={self.buffer_size} cannot hold a window of n_steps={self.n_steps} for each of "
+                f"{self.n_envs} envs: make it at least {self.n_steps * self.n_envs}"
             )
         if self.replay_buffer_class is not None:
             self._warn_of_idle_switches(self.replay_buffer_class)
@@ -228,8 +233,8 @@ class RainbowDQN(DQN):
             idle.append("prioritized_replay=True")
         if idle:
             warnings.warn(
-                f"{' and '.join(idle)} will have no effect: replay_buffer_class={buffer_class.__name__} does not know of "
-                "it. Leave replay_buffer_class out to use ours",
+                f"{' and '.join(idle)} will have no effect: replay_buffer_class={buffer_class.__name__} does not "
+                "support it. Leave replay_buffer_class out to use the one that does",
                 stacklevel=4,
             )
 
@@ -272,8 +277,10 @@ class RainbowDQN(DQN):
         self._update_learning_rate(self.policy.optimizer)
         self._raise_beta()
         head = self.q_net.head
+        buffer: Any = self.replay_buffer
+        learns_priorities = self.prioritized_replay and hasattr(buffer, "update_priorities")
         for _ in range(gradient_steps):
-            batch: Any = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            batch = buffer.sample(batch_size, env=self._vec_normalize_env)
             # Buffers of other classes may have neither
             weights = getattr(batch, "weights", None)
             discounts = self.gamma if batch.discounts is None else batch.discounts
@@ -292,12 +299,12 @@ class RainbowDQN(DQN):
 
             self.policy.optimizer.zero_grad()
             loss.backward()
-            grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm or th.inf)
+            grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self._require_finite(loss, grad_norm)
             self.policy.optimizer.step()
-            if self.prioritized_replay and hasattr(self.replay_buffer, "update_priorities"):
-                priorities_ = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
-                self.replay_buffer.update_priorities(batch.indices, priorities_)
+            if learns_priorities:
+                new = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
+                buffer.update_priorities(batch.indices, new)
 
             q_values = head.q_values(outputs.detach()).gather(1, batch.actions.long())
             self._training_log.add(
@@ -325,8 +332,8 @@ class RainbowDQN(DQN):
     def _require_finite(self, loss: th.Tensor, grad_norm: th.Tensor) -> None:
         if not (th.isfinite(loss) and th.isfinite(grad_norm)):
             raise ValueError(
-                f"loss={loss.item()} or gradient norm={grad_norm.item()} is not finite in gradient step {self._n_updates} at "
-                f"env step {self.num_timesteps}; the weights have not been changed by it. Lower learning_rate="
+                f"loss={loss.item()} or gradient norm={grad_norm.item()} is not finite, at env step "
+                f"{self.num_timesteps}; it has changed no weight and no priority. Lower the learning_rate of "
                 f"{self.lr_schedule(self._current_progress_remaining)}, or look for huge observations and rewards"
             )
 
@@ -404,8 +411,8 @@ class RainbowDQN(DQN):
         last_step = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
         if 0 < last_step <= self.learning_starts:
             warnings.warn(
-                f"learn({total_timesteps}) ends at env step {last_step}, before learning starts: nothing will be learned. "
-                f"Train for more than learning_starts={self.learning_starts} env steps, or lower it",
+                f"learn({total_timesteps}) ends at env step {last_step}, before learning starts: nothing will be "
+                f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -423,121 +430,8 @@ class RainbowDQN(DQN):
             self.replay_buffer.truncate_last_trajectory()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
-    def save(
-        self,
-        path: Path,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-        play_only: bool = False,
-    ) -> None:
-        """
-        Save the model in a zip-file. A crash while saving leaves an older file as it was.
-
-        :param path: file to write; ".zip" is appended where it has no suffix
-        :param exclude: names of attributes that should not be saved, besides the default ones
-        :param include: names of attributes that should be saved although they are not by default
-        :param play_only: save what ``load`` needs for ``predict`` alone, a quarter of the size: no target network and no
-            optimizer, which start afresh if the model is trained again
-        """
-        if play_only:
-            exclude = [*(exclude or []), "_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer"]
-        self._play_only = play_only
-        try:
-            with written_beside(path, "zip") as file:
-                super().save(file, exclude, include)
-        finally:
-            self._play_only = False
-
-    def get_parameters(self) -> dict[str, dict]:
-        parameters = super().get_parameters()
-        if self._play_only:
-            weights = parameters["policy"].items()
-            return {"policy": {name: value for name, value in weights if not name.startswith(_TARGET_PREFIX)}}
-        return parameters
-
-    def set_parameters(
-        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
-    ) -> None:
-        parameters: dict[str, Any]
-        if isinstance(load_path_or_dict, dict):
-            parameters = load_path_or_dict
-        else:
-            parameters = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
-        weights = parameters.get("policy", {})
-        if weights and not any(name.startswith(_TARGET_PREFIX) for name in weights):  # saved with play_only=True
-            target = {name.replace("q_net.", _TARGET_PREFIX, 1): value for name, value in weights.items()}
-            parameters = {"policy": weights | target, "policy.optimizer": self.policy.optimizer.state_dict()}
-        super().set_parameters(parameters, exact_match, device)
-
-    @classmethod
-    def load(cls: type[SelfRainbowDQN], path: Path, *args: Any, **kwargs: Any) -> SelfRainbowDQN:  # type: ignore[override]
-        """
-        Load the model from a zip-file; see SB3's ``BaseAlgorithm.load`` for the arguments.
-
-        :param path: the file, or a file object
-        :return: a new model
-        :raises ValueError: when the file is damaged, or another algorithm's
-        """
-        check_saved_model(path, attribute="prioritized_replay_beta")
-        return super().load(path, *args, **kwargs)
-
-    def save_replay_buffer(self, path: Path) -> None:
-        """
-        Save the replay buffer as a pickle file. A crash while saving leaves an older file as it was.
-
-        :param path: file to write; ".pkl" is appended where it has no suffix
-        """
-        with written_beside(path, "pkl") as file:
-            super().save_replay_buffer(file)
-
-    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
-        """
-        Load a replay buffer from a pickle file.
-
-        :param path: the file
-        :param truncate_last_traj: the env does not go on where the buffer ends: no n-step window runs across
-        :raises FileNotFoundError: when there is none
-        :raises ValueError: when the file holds no replay buffer, or one that does not fit this model, which keeps the one
-            it had
-        """
-        before = self.replay_buffer
-        try:
-            super().load_replay_buffer(path, truncate_last_traj)
-            self._check_replay_buffer(path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"there is no replay buffer at {path}: save one with model.save_replay_buffer(path), or with "
-                "train.py --save-replay-buffer"
-            ) from error
-        except (pickle.UnpicklingError, EOFError, AssertionError, AttributeError) as error:
-            self.replay_buffer = before
-            raise ValueError(f"{path} is truncated or holds no replay buffer ({error})") from error
-        except ValueError:
-            self.replay_buffer = before
-            raise
-        buffer = self.replay_buffer
-        if isinstance(buffer, RainbowReplayBuffer):
-            # It holds single steps, so any window can be made of them
-            buffer.n_steps, buffer.gamma = self.n_steps, self.gamma
-            if truncate_last_traj:
-                buffer.truncate_last_trajectory()
-
-    def _check_replay_buffer(self, path: Path) -> None:
-        buffer = self.replay_buffer
-        assert buffer is not None
-        pairs = [
-            ("observation space", buffer.observation_space, self.observation_space),
-            ("action space", buffer.action_space, self.action_space),
-            ("number of envs", buffer.n_envs, self.n_envs),
-        ]
-        if isinstance(buffer, RainbowReplayBuffer):
-            pairs.append(("prioritized_replay", buffer.prioritized_replay, self.prioritized_replay))
-        for name, theirs, ours in pairs:
-            if theirs != ours:
-                raise ValueError(f"the replay buffer in {path} has {name} {theirs}, but this model has {ours}")
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_training_log", "_support_watch", "_play_only"]
+        return [*super()._excluded_save_params(), "_training_log", "_support_watch"]
 
 
 def _check_action_space(space: spaces.Space) -> None:

@@ -87,9 +87,9 @@ class SupportWatch:
         self._warned = True
         v_min, v_max = min(self.v_min, _round_up(low)), max(self.v_max, _round_up(high))
         warnings.warn(
-            f"train/support_edge is {share:.2f}: {share:.0%} of the target probability lies in the two end atoms, and the "
-            f"rewards make returns of about {low:.3g} to {high:.3g}. v_min={self.v_min:g} and v_max={self.v_max:g} cut "
-            f"them off: write policy_kwargs=dict(v_min={v_min:g}, v_max={v_max:g})",
+            f"train/support_edge is {share:.2f}: so much of the target probability lies in the two end atoms, and the "
+            f"rewards make returns of about {low:.3g} to {high:.3g}. v_min={self.v_min:g} and v_max={self.v_max:g} "
+            f"cut them off: write policy_kwargs=dict(v_min={v_min:g}, v_max={v_max:g})",
             stacklevel=2,
         )
 

@@ -67,7 +67,7 @@ def sample_rainbow_params(
     :return: arguments of ``RainbowDQN``
     """
     train_freq = trial.suggest_int("train_freq", 1, 10)
-    params = {
+    params: dict[str, Any] = {
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True),
         "batch_size_pow": trial.suggest_int("batch_size_pow", 4, 8),  # 16 to 256
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 0.002, log=True),

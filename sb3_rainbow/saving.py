@@ -1,0 +1,139 @@
+"""Second floor: files. Whole or not there, and what is wrong with those that are neither."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch as th
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.dqn.dqn import DQN
+
+from sb3_rainbow.buffers import RainbowReplayBuffer
+from sb3_rainbow.files import Path, check_saved_model, written_beside
+
+SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
+
+_TARGET_PREFIX = "q_net_target."
+
+
+class SavingDQN(DQN):
+    """DQN whose files are written beside and renamed, and checked when they are read."""
+
+    prioritized_replay: bool
+    _play_only = False
+
+    def save(
+        self,
+        path: Path,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        play_only: bool = False,
+    ) -> None:
+        """
+        Save the model in a zip-file. A crash while saving leaves an older file as it was.
+
+        :param path: file to write; ".zip" is appended where it has no suffix
+        :param exclude: names of attributes that should not be saved, besides the default ones
+        :param include: names of attributes that should be saved although they are not by default
+        :param play_only: save what ``load`` needs for ``predict`` alone, a quarter of the size: no target network and
+            no optimizer state; both start afresh if the model is trained again
+        """
+        if play_only:
+            exclude = [*(exclude or []), "_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer"]
+        self._play_only = play_only
+        try:
+            with written_beside(path, "zip") as file:
+                super().save(file, exclude, include)
+        finally:
+            self._play_only = False
+
+    def get_parameters(self) -> dict[str, dict]:
+        """
+        :return: state dicts by the names of their objects
+        """
+        parameters = super().get_parameters()
+        if self._play_only:
+            weights = parameters["policy"].items()
+            return {"policy": {name: value for name, value in weights if not name.startswith(_TARGET_PREFIX)}}
+        return parameters
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Load state dicts, those of a file that was saved with ``play_only=True`` too; see SB3's ``BaseAlgorithm``.
+
+        :param load_path_or_dict: a saved model, or what ``get_parameters`` returned
+        :param exact_match: raise an error when a parameter is missing or unknown
+        :param device: device of the parameters
+        """
+        if isinstance(load_path_or_dict, dict):
+            parameters: dict[str, Any] = load_path_or_dict
+        else:
+            parameters = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
+        weights: dict[str, th.Tensor] = parameters.get("policy", {})
+        if weights and not any(name.startswith(_TARGET_PREFIX) for name in weights):
+            target = {name.replace("q_net.", _TARGET_PREFIX, 1): value for name, value in weights.items()}
+            parameters = {"policy": weights | target, "policy.optimizer": self.policy.optimizer.state_dict()}
+        super().set_parameters(parameters, exact_match, device)
+
+    @classmethod
+    def load(cls: type[SelfSavingDQN], path: Path, *args: Any, **kwargs: Any) -> SelfSavingDQN:
+        """
+        Load the model from a zip-file; see SB3's ``BaseAlgorithm.load`` for the other arguments.
+
+        :param path: the file, or a file object
+        :return: a new model
+        :raises ValueError: when the file is damaged, or another algorithm's
+        """
+        check_saved_model(path, attribute="prioritized_replay_beta")
+        return super().load(path, *args, **kwargs)
+
+    def save_replay_buffer(self, path: Path) -> None:
+        """
+        Save the replay buffer as a pickle file. A crash while saving leaves an older file as it was.
+
+        :param path: file to write; ".pkl" is appended where it has no suffix
+        """
+        with written_beside(path, "pkl") as file:
+            super().save_replay_buffer(file)
+
+    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file.
+
+        :param path: the file
+        :param truncate_last_traj: the env does not go on where the buffer ends: no n-step window runs across
+        :raises FileNotFoundError: when there is none
+        :raises ValueError: when the file holds no replay buffer, or one that does not fit; the model then keeps its own
+        """
+        before = self.replay_buffer
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"there is no replay buffer at {path}: save one with model.save_replay_buffer(path), or with "
+                "train.py --save-replay-buffer"
+            ) from error
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # unpickling another file may raise anything
+            self.replay_buffer = before
+            raise ValueError(f"{path} is truncated or holds no replay buffer ({error!r})") from error
+        loaded, self.replay_buffer = self.replay_buffer, before
+        assert loaded is not None
+        pairs = {
+            "observation space": (loaded.observation_space, self.observation_space),
+            "action space": (loaded.action_space, self.action_space),
+            "number of envs": (loaded.n_envs, self.n_envs),
+        }
+        if isinstance(loaded, RainbowReplayBuffer):
+            pairs["prioritized_replay"] = (loaded.prioritized_replay, self.prioritized_replay)
+        for name, (theirs, ours) in pairs.items():
+            if theirs != ours:
+                raise ValueError(f"the replay buffer in {path} has the {name} {theirs}, but this model has {ours}")
+        self.replay_buffer = loaded
+        if isinstance(loaded, RainbowReplayBuffer):
+            loaded.n_steps, loaded.gamma = self.n_steps, self.gamma  # it holds single steps: any window can be made
+            if truncate_last_traj:
+                loaded.truncate_last_trajectory()

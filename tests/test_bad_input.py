@@ -1,0 +1,199 @@
+"""Every argument outside its range: a ValueError that names the argument and the value."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from envs import Corridor
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
+
+from sb3_rainbow import RainbowDQN
+
+BAD_ARGUMENTS = [
+    ("learning_rate", -1e-3),
+    ("learning_rate", float("nan")),
+    ("learning_rate", "fast"),
+    ("buffer_size", 0),
+    ("buffer_size", 1.5),
+    ("buffer_size", 31),  # less than a batch
+    ("learning_starts", -1),
+    ("batch_size", 0),
+    ("tau", 1.1),
+    ("tau", -0.1),
+    ("gamma", 1.01),
+    ("gamma", float("nan")),
+    ("train_freq", 0),
+    ("train_freq", (0, "step")),
+    ("train_freq", (1, "minute")),
+    ("train_freq", "4"),
+    ("gradient_steps", -2),
+    ("n_steps", 0),
+    ("n_steps", 2.5),
+    ("n_steps", None),
+    ("target_update_interval", 0),
+    ("exploration_fraction", 1.5),
+    ("exploration_initial_eps", -0.5),
+    ("exploration_final_eps", 2),
+    ("max_grad_norm", 0),
+    ("max_grad_norm", -1),
+    ("stats_window_size", 0),
+    ("double_q", "False"),
+    ("dueling", 1),
+    ("noisy", None),
+    ("distributional", "yes"),
+    ("prioritized_replay", 0.5),
+    ("prioritized_replay_alpha", 1.5),
+    ("prioritized_replay_alpha", -0.1),
+    ("prioritized_replay_beta0", -0.1),
+    ("prioritized_replay_beta0", float("inf")),
+    ("prioritized_replay_beta_fraction", 0),
+    ("prioritized_replay_beta_fraction", 1.1),
+    ("prioritized_replay_eps", 0),
+    ("optimize_memory_usage", True),
+    ("policy", "LstmPolicy"),
+    ("policy", DQNMlpPolicy),
+]
+BAD_NETWORKS = [
+    ("n_atoms", 1),
+    ("n_atoms", 2.5),
+    ("v_min", 10),
+    ("v_min", 11),
+    ("v_max", float("inf")),
+    ("sigma_init", 0),
+    ("sigma_init", -0.1),
+    ("noise", "pink"),
+    ("dueling_aggregation", "median"),
+    ("net_arch", [0]),
+    ("net_arch", [64.0]),
+    ("net_arch", 64),
+    ("features_extractor_class", "NatureConv"),
+    ("features_extractor_class", "sb3_rainbow.networks.Nothing"),
+    ("features_extractor_class", "no.such.module"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS)
+def test_constructor_arguments(name, value):
+    arguments = {"policy": "MlpPolicy", "env": "CartPole-v1", name: value}
+    shown = value.__name__ if isinstance(value, type) else str(value)
+    with pytest.raises(ValueError, match="(?s)" + (name if name != "policy" else "[Pp]olicy")) as error:
+        RainbowDQN(**arguments)
+    assert shown in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_NETWORKS)
+def test_network_arguments(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs={name: value})
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["dueling", "noisy", "distributional"])
+def test_a_switch_given_twice_with_two_values(name):
+    with pytest.raises(ValueError, match=rf"policy_kwargs has {name}=False, .* write RainbowDQN\(..., {name}=False\)"):
+        RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs={name: False})
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), spaces.Discrete(3, start=1)],
+    ids=repr,
+)
+def test_action_spaces(space):
+    env = Corridor()
+    env.action_space = space
+    with pytest.raises(ValueError, match="action_space="):
+        RainbowDQN("MlpPolicy", env)
+
+
+def test_a_buffer_that_cannot_hold_a_window_for_each_env():
+    with pytest.raises(ValueError, match=r"buffer_size=40 cannot hold a window of n_steps=6 for each of 8 envs"):
+        RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 8), buffer_size=40, batch_size=32, n_steps=6)
+
+
+def test_episodes_of_several_envs():
+    with pytest.raises(ValueError, match=r"train_freq=.*counts episodes, which needs a single env, not 2"):
+        RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2), train_freq=(1, "episode"))
+
+
+def test_policies_that_do_not_suit_the_observations():
+    with pytest.raises(ValueError, match="NatureConv needs an image"):
+        RainbowDQN("CnnPolicy", "CartPole-v1")
+    with pytest.raises(ValueError, match="MultiInputPolicy"):
+        RainbowDQN("MlpPolicy", Corridor(observation="dict"))
+    env = Corridor(observation="image")
+    env.observation_space = spaces.Box(0, 255, (3, 20, 20), np.uint8)
+    with pytest.raises(ValueError, match=r"\(3, 20, 20\) are too small for the convolutions of NatureConv"):
+        RainbowDQN("CnnPolicy", env)
+
+
+@pytest.mark.parametrize("timesteps", [-1, 1.5, float("nan"), float("inf"), "1e6"])
+def test_timesteps(timesteps):
+    with pytest.raises(ValueError, match="total_timesteps="):
+        RainbowDQN("MlpPolicy", "CartPole-v1").learn(timesteps)
+
+
+@pytest.mark.parametrize("value", [np.int64(64), 64.0, np.float32(64)])
+def test_whole_numbers_of_any_type_are_taken(value):
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", batch_size=value, buffer_size=1e5, learning_starts=1e4)
+    assert (model.batch_size, model.buffer_size, model.learning_starts) == (64, 100_000, 10_000)
+    assert type(model.batch_size) is int
+
+
+# Numbers from the environment
+
+
+class Broken(gym.Wrapper):
+    """Returns a bad number at one step of its second episode."""
+
+    def __init__(self, env, where, value):
+        super().__init__(env)
+        self.where, self.value = where, value
+        self.steps = 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.steps += 1
+        if self.steps == 77:
+            if self.where == "reward":
+                reward = self.value
+            else:
+                obs = obs + np.float32(self.value)
+        return obs, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["reward", "observation"])
+def test_bad_numbers_stop_training_before_they_reach_weights_and_priorities(where, value):
+    env = DummyVecEnv([lambda: Corridor(length=50), lambda: Broken(Corridor(length=50), where, value)])
+    model = RainbowDQN("MlpPolicy", env, buffer_size=500, batch_size=8, learning_starts=20, train_freq=1, seed=0,
+                       policy_kwargs={"v_min": 0, "v_max": 1000})  # fmt: skip
+    with pytest.raises(ValueError, match=rf"{where}=.* of env 1 is not finite, at row 76"):
+        model.learn(400)
+    assert model.num_timesteps == 2 * 77
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+    assert model.replay_buffer.size() == 76
+    tree = model.replay_buffer.sampler.tree
+    assert np.isfinite(tree[np.arange(500)]).all()
+    assert (tree[np.arange(152, 500)] == 0).all()
+    model.policy.optimizer.zero_grad()
+    model.train(1)  # what it has is sound
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_a_loss_that_is_not_finite_changes_no_weight_and_no_priority(distributional):
+    """Observations that are finite, but not for float32 arithmetic."""
+    env = Corridor(length=50)
+    model = RainbowDQN("MlpPolicy", env, buffer_size=100, batch_size=8, learning_starts=20, seed=0,
+                       distributional=distributional)  # fmt: skip
+    model.learn(21)
+    obs = np.full((1, 2), 3e38, np.float32)
+    for _ in range(100):
+        model.replay_buffer.add(obs, obs, np.array([0]), np.array([0.0]), np.array([False]), [{}])
+    weights, priorities = model.policy.parameters_to_vector(), model.replay_buffer.sampler.tree[np.arange(100)].copy()
+    with pytest.raises(ValueError, match=r"loss=.* or gradient norm=.* is not finite, at env step 24"):
+        model.train(1, batch_size=8)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), weights)
+    np.testing.assert_array_equal(model.replay_buffer.sampler.tree[np.arange(100)], priorities)

@@ -1,0 +1,131 @@
+"""With switches off, SB3's DQN: the same weights, bit for bit."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from envs import random_transitions
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_rainbow import RainbowDQN
+
+OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
+ALIKE = {
+    "learning_rate": 1e-3,
+    "buffer_size": 700,  # the ring wraps
+    "learning_starts": 100,
+    "target_update_interval": 300,
+    "exploration_fraction": 0.3,
+    "exploration_initial_eps": 0.9,
+    "exploration_final_eps": 0.07,
+    "seed": 5,
+    "device": "cpu",
+    "policy_kwargs": {"net_arch": [32], "optimizer_kwargs": {"eps": 1e-5}},
+}
+
+
+def equal_weights(ours, theirs):
+    ours, theirs = ours.policy.state_dict(), theirs.policy.state_dict()
+    return ours.keys() == theirs.keys() and all(th.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"n_steps": 3},
+        {"n_steps": 3, "gamma": 0.9, "batch_size": 50, "tau": 0.3, "train_freq": 2, "gradient_steps": 3},
+        {"train_freq": (1, "episode"), "gradient_steps": -1, "max_grad_norm": 0.1},
+    ],
+)
+@pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1"])
+def test_all_switches_off_equals_dqn_after_2000_steps(env, kwargs):
+    """MlpPolicy, one env; truncated and terminal episodes."""
+    kwargs = {"n_steps": 1, **ALIKE, **kwargs}
+    ours = RainbowDQN("MlpPolicy", env, **OFF, **copy.deepcopy(kwargs)).learn(2000)
+    theirs = DQN("MlpPolicy", env, **copy.deepcopy(kwargs)).learn(2000)
+    assert equal_weights(ours, theirs)
+    assert ours.num_timesteps == theirs.num_timesteps
+    assert ours._n_updates == theirs._n_updates > 100
+    assert ours.exploration_rate == theirs.exploration_rate
+
+
+@pytest.mark.parametrize("switch", ["double_q", "dueling", "noisy", "distributional", "prioritized_replay"])
+def test_each_switch_makes_a_difference(switch):
+    kwargs = {"n_steps": 1, **ALIKE}
+    weights = [
+        RainbowDQN("MlpPolicy", "CartPole-v1", **{**OFF, switch: on}, **copy.deepcopy(kwargs))
+        .learn(1000)
+        .policy.parameters_to_vector()
+        for on in (False, True)
+    ]
+    assert weights[0].shape != weights[1].shape or not np.array_equal(*weights)
+
+
+def test_training_goes_on_equally_after_a_second_learn():
+    kwargs = {"n_steps": 3, **ALIKE}
+    ours = RainbowDQN("MlpPolicy", "CartPole-v1", **OFF, **copy.deepcopy(kwargs))
+    ours.learn(700).learn(900, reset_num_timesteps=False)
+    theirs = DQN("MlpPolicy", "CartPole-v1", **copy.deepcopy(kwargs))
+    theirs.learn(700).learn(900, reset_num_timesteps=False)
+    assert equal_weights(ours, theirs)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_200_gradient_steps_on_the_same_buffer_of_4_envs_are_equal(n_steps):
+    kwargs = {"n_steps": n_steps, **ALIKE}
+    models = []
+    rows = random_transitions(np.random.default_rng(0), 250, 4, make_vec_env("CartPole-v1").observation_space, end=0.1)
+    rows = [(np.clip(obs, -1, 1), np.clip(next_obs, -1, 1), *rest) for obs, next_obs, *rest in rows]
+    for model_class, switches in ((RainbowDQN, OFF), (DQN, {})):
+        model = model_class("MlpPolicy", make_vec_env("CartPole-v1", 4), **switches, **copy.deepcopy(kwargs))
+        model.set_logger(configure(None, []))
+        for row in rows:
+            model.replay_buffer.add(*row)
+        np.random.seed(1)
+        model.train(200, batch_size=32)
+        models.append(model)
+    assert equal_weights(*models)
+
+
+def test_equal_with_normalised_observations_and_rewards():
+    kwargs = {"n_steps": 3, **ALIKE}
+    models = []
+    for model_class, switches in ((RainbowDQN, OFF), (DQN, {})):
+        env = VecNormalize(make_vec_env("CartPole-v1", seed=0), gamma=0.99)
+        models.append(model_class("MlpPolicy", env, **switches, **copy.deepcopy(kwargs)).learn(800))
+    assert equal_weights(*models)
+
+
+def test_the_same_seed_gives_the_same_weights_with_everything_on():
+    vectors = [
+        RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2, seed=3), learning_starts=100, buffer_size=500, seed=seed)
+        .learn(600)
+        .policy.parameters_to_vector()
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert not np.array_equal(vectors[0], vectors[2])
+
+
+def test_sb3s_own_n_step_buffer_trains_alike():
+    """Given as a class it gets n_steps and gamma, and the result is that of ours."""
+    kwargs = {"n_steps": 3, "gamma": 0.9, **ALIKE}
+    ours = RainbowDQN("MlpPolicy", "CartPole-v1", **OFF, **copy.deepcopy(kwargs)).learn(1000)
+    with_theirs = RainbowDQN(
+        "MlpPolicy", "CartPole-v1", **OFF, replay_buffer_class=NStepReplayBuffer, **copy.deepcopy(kwargs)
+    ).learn(1000)
+    assert with_theirs.replay_buffer.n_steps == 3
+    assert with_theirs.replay_buffer.gamma == 0.9
+    assert equal_weights(ours, with_theirs)
+
+
+def test_spaces_are_what_the_equalities_assume():
+    env = make_vec_env("FrozenLake-v1")
+    assert isinstance(env.observation_space, spaces.Discrete)

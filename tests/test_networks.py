@@ -1,0 +1,257 @@
+"""Extractors, streams and policies."""
+
+import numpy as np
+import pytest
+import torch as th
+from envs import Corridor
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
+from stable_baselines3.dqn.policies import MlpPolicy as DQNMlpPolicy
+from torch import nn
+
+from sb3_rainbow import CnnPolicy, MlpPolicy, NoisyLinear, RainbowDQN
+from sb3_rainbow.networks import DataEfficientConv, NatureConv
+from sb3_rainbow.noisy import noisy_layers, reset_noise
+
+ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+VECTOR = spaces.Box(-1, 1, (6,), np.float32)
+ACTIONS = spaces.Discrete(3)
+OFF = {"dueling": False, "noisy": False, "distributional": False}
+
+
+def make(space=VECTOR, policy_class=MlpPolicy, **kwargs):
+    return policy_class(space, ACTIONS, lambda _: 1e-3, **kwargs)
+
+
+def test_nature_convolutions_have_the_published_shapes():
+    extractor = NatureConv(ATARI)
+    assert [tuple(p.shape) for p in extractor.parameters() if p.dim() == 4] == [
+        (32, 4, 8, 8),
+        (64, 32, 4, 4),
+        (64, 64, 3, 3),
+    ]
+    assert extractor.features_dim == 3136
+    assert extractor(th.zeros(2, 4, 84, 84)).shape == (2, 3136)
+
+
+def test_data_efficient_convolutions_have_the_published_shapes():
+    extractor = DataEfficientConv(ATARI)
+    assert [tuple(p.shape) for p in extractor.parameters() if p.dim() == 4] == [(32, 4, 5, 5), (64, 32, 5, 5)]
+    assert extractor.features_dim == 576
+    assert extractor(th.zeros(2, 4, 84, 84)).shape == (2, 576)
+
+
+def test_cnn_policy_with_everything_off_is_that_of_dqn():
+    """Same weights from the same seed, same Q-values."""
+    set_random_seed(3)
+    theirs = DQNCnnPolicy(ATARI, ACTIONS, lambda _: 1e-3)
+    set_random_seed(3)
+    ours = make(ATARI, CnnPolicy, **OFF)
+    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert len(pairs) == 20
+    assert all(th.equal(a, b) for a, b in pairs)
+    obs = th.randint(0, 256, (5, 4, 84, 84), dtype=th.uint8)
+    assert th.equal(ours.q_net(obs), theirs.q_net(obs))
+
+
+def test_mlp_policy_with_everything_off_is_that_of_dqn():
+    set_random_seed(3)
+    theirs = DQNMlpPolicy(VECTOR, ACTIONS, lambda _: 1e-3)
+    set_random_seed(3)
+    ours = make(**OFF)
+    assert theirs.state_dict().keys() == ours.state_dict().keys()
+    assert all(th.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("space", "policy_class", "kwargs", "widths"),
+    [
+        (ATARI, CnnPolicy, {}, [512]),
+        (ATARI, CnnPolicy, {"features_extractor_class": "sb3_rainbow.networks.DataEfficientConv"}, [256]),
+        (ATARI, CnnPolicy, {"features_extractor_class": NatureCNN}, []),
+        (VECTOR, MlpPolicy, {}, [64, 64]),
+        (VECTOR, MlpPolicy, {"net_arch": [8]}, [8]),
+    ],
+)
+def test_hidden_layers_of_each_stream(space, policy_class, kwargs, widths):
+    policy = make(space, policy_class, **kwargs)
+    for stream, n_outputs in ((policy.q_net.q_net, 3 * 51), (policy.q_net.value, 51)):
+        layers = [layer for layer in stream if isinstance(layer, NoisyLinear)]
+        assert [layer.out_features for layer in layers] == [*widths, n_outputs]
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+@pytest.mark.parametrize("aggregation", ["mean", "max"])
+def test_advantages_are_centred_over_actions_for_each_state_and_atom(distributional, aggregation):
+    """Centred over atoms, a constant added to all advantages of an action would change its distribution, or nothing."""
+    policy = make(distributional=distributional, dueling_aggregation=aggregation, noisy=False, n_atoms=7)
+    network = policy.q_net
+    obs = th.randn(5, 6)
+    with th.no_grad():
+        outputs = network.outputs(obs)  # (5, 3, size)
+        size = network.head.size
+        assert outputs.shape == (5, 3, size) == (5, 3, 7 if distributional else 1)
+        advantages = network.q_net(obs).reshape(5, 3, size)
+        values = network.value(obs).reshape(5, 1, size)
+        for state in range(5):  # one by one: nothing is averaged over the batch
+            for atom in range(size):
+                a = advantages[state, :, atom]
+                expected = values[state, 0, atom] + a - (a.mean() if aggregation == "mean" else a.max())
+                th.testing.assert_close(outputs[state, :, atom], expected)
+        # Identifiable: a constant on the advantages of all actions has no effect, one on a single action has
+        network.q_net[-1].bias += 1.0
+        th.testing.assert_close(network.outputs(obs), outputs)
+        network.q_net[-1].bias[:size] += 1.0
+        assert not th.allclose(network.outputs(obs), outputs, atol=0.1)
+
+
+def test_the_answer_for_a_state_does_not_depend_on_the_batch():
+    policy = make(noisy=False)
+    obs = th.randn(8, 6)
+    th.testing.assert_close(policy.q_net(obs)[2:3], policy.q_net(obs[2:3]))
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_the_noisy_switch_reaches_every_layer_behind_the_extractor(noisy):
+    policy = make(ATARI, CnnPolicy, noisy=noisy)
+    for network in (policy.q_net, policy.q_net_target):
+        assert len(noisy_layers(network)) == (4 if noisy else 0)
+        plain = [layer for layer in network.modules() if type(layer) is nn.Linear]
+        assert len(plain) == (0 if noisy else 4)
+
+
+def test_network_arguments_reach_the_network():
+    policy = make(sigma_init=0.3, noise="independent", n_atoms=11, v_min=0, v_max=5)
+    layer = noisy_layers(policy.q_net)[0]
+    assert layer.weight_sigma[0, 0].item() == pytest.approx(0.3 / 6**0.5)
+    assert not layer.factorised
+    assert policy.q_net.head.support.tolist() == pytest.approx([i / 2 for i in range(11)])
+
+
+def test_online_and_target_network_draw_their_own_noise():
+    """Also while the target network is in evaluation mode, as SB3 has it."""
+    policy = make()
+    obs = th.randn(4, 6)
+    assert not policy.q_net_target.training
+    reset_noise(policy.q_net)
+    reset_noise(policy.q_net_target)
+    before = policy.q_net_target(obs)
+    assert not th.allclose(policy.q_net(obs), before)  # the same weights
+    reset_noise(policy.q_net_target)
+    assert not th.allclose(policy.q_net_target(obs), before)
+
+
+def test_a_users_own_extractor():
+    class Double(BaseFeaturesExtractor):
+        def __init__(self, observation_space, factor):
+            super().__init__(observation_space, observation_space.shape[0])
+            self.factor = factor
+
+        def forward(self, observations):
+            return self.factor * observations
+
+    kwargs = {"features_extractor_class": Double, "features_extractor_kwargs": {"factor": 2.0}}
+    policy = make(noisy=False, **kwargs)
+    assert policy.q_net.features_extractor.factor == 2.0
+    assert kwargs["features_extractor_kwargs"] == {"factor": 2.0}
+
+
+def test_adams_epsilon_is_defaulted_for_adam_only():
+    assert make().optimizer.defaults["eps"] == 1.5e-4
+    assert make(optimizer_kwargs={"eps": 1e-3}).optimizer.defaults["eps"] == 1e-3
+    assert make(optimizer_kwargs={}).optimizer.defaults["eps"] == 1e-8
+    assert "eps" not in make(optimizer_class=th.optim.SGD).optimizer.defaults
+
+
+def test_images_that_are_already_scaled():
+    space = spaces.Box(0, 1, (3, 36, 36), np.float32)
+    policy = make(space, CnnPolicy, normalize_images=False)
+    assert policy.predict(space.sample())[0] in range(3)
+
+
+@pytest.mark.parametrize("policy_kwargs", [{}, {"features_extractor_class": "sb3_rainbow.networks.DataEfficientConv"}])
+def test_policy_alone_saves_and_loads(tmp_path, policy_kwargs):
+    policy = make(ATARI, CnnPolicy, v_max=7.0, dueling=False, **policy_kwargs)
+    policy.save(tmp_path / "policy")
+    loaded = CnnPolicy.load(tmp_path / "policy", device="cpu")
+    obs = np.stack([ATARI.sample() for _ in range(6)])
+    np.testing.assert_array_equal(
+        policy.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0]
+    )
+    assert loaded.q_net.head.support[-1] == 7.0
+    assert loaded.q_net.dueling is None
+
+
+# Acting
+
+
+def spread_policy():
+    """A policy whose noise decides its actions: no means, large sigmas."""
+    policy = make(sigma_init=5.0, distributional=False)
+    for network in (policy.q_net, policy.q_net_target):
+        for layer in noisy_layers(network):
+            nn.init.zeros_(layer.weight_mu)
+            nn.init.zeros_(layer.bias_mu)
+    return policy
+
+
+def test_deterministic_actions_are_those_of_the_mean_weights():
+    policy = make()
+    obs = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+    first, _ = policy.predict(obs, deterministic=True)
+    for _ in range(5):
+        reset_noise(policy.q_net)
+        np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], first)
+    reset_noise(policy.q_net, None)
+    np.testing.assert_array_equal(first, policy.q_net(th.as_tensor(obs)).argmax(1).numpy())
+
+
+def test_each_row_of_a_batch_explores_with_noise_of_its_own_fresh_at_each_call():
+    """With one sample for all, 64 equal observations would get one action; with a frozen one, the same every time."""
+    policy = spread_policy()
+    obs = np.ones((64, 6), dtype=np.float32)
+    first, _ = policy.predict(obs, deterministic=False)
+    second, _ = policy.predict(obs, deterministic=False)
+    assert len(set(first)) > 1
+    assert (first != second).any()
+    singles = [int(policy.predict(obs[0], deterministic=False)[0]) for _ in range(64)]
+    assert len(set(singles)) > 1
+
+
+def test_acting_leaves_the_networks_noise_alone():
+    policy = make()
+    obs = th.randn(5, 6)
+    before = policy.q_net(obs)
+    policy.predict(obs[:3].numpy(), deterministic=False)
+    policy.predict(obs[:3].numpy(), deterministic=True)
+    assert th.equal(policy.q_net(obs), before)
+
+
+@pytest.mark.parametrize("observation", ["vector", "image", "dict", "discrete"])
+def test_single_observations_and_batches(observation):
+    env = Corridor(observation=observation)
+    policy = {"vector": "MlpPolicy", "image": "CnnPolicy", "dict": "MultiInputPolicy", "discrete": "MlpPolicy"}
+    model = RainbowDQN(policy[observation], env, buffer_size=100, batch_size=8)
+    obs, _ = env.reset()
+    for deterministic in (True, False):
+        action, state = model.predict(obs, deterministic=deterministic)
+        assert action.shape == ()
+        assert state is None
+        batch = (
+            {key: np.stack([value] * 3) for key, value in obs.items()} if observation == "dict" else np.array([obs] * 3)
+        )
+        actions, _ = model.predict(batch, deterministic=deterministic)
+        assert actions.shape == (3,)
+
+
+def test_channels_last_images_work_as_in_stable_baselines3():
+    env = FakeImageEnv(discrete=True, screen_height=40, screen_width=40, channel_first=False)
+    model = RainbowDQN("CnnPolicy", env, buffer_size=100, batch_size=8, learning_starts=10)
+    theirs = DQN("CnnPolicy", env, buffer_size=100)
+    assert model.observation_space == theirs.observation_space
+    model.learn(20)
+    assert model.predict(env.observation_space.sample())[0].shape == ()

@@ -1,0 +1,506 @@
+"""The algorithm: exploration, counting, targets, schedules, logs."""
+
+import copy
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from envs import Corridor
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
+from sb3_rainbow.noisy import noisy_layers
+from sb3_rainbow.watch import SupportWatch, observed_returns
+
+SMALL = {"buffer_size": 500, "learning_starts": 50, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}, "seed": 0}
+OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
+
+
+def make(env="CartPole-v1", policy="MlpPolicy", **kwargs):
+    return RainbowDQN(policy, env, **{**copy.deepcopy(SMALL), **kwargs})
+
+
+def corridors(n_envs, **kwargs):
+    return DummyVecEnv([lambda: Corridor(**kwargs)] * n_envs)
+
+
+class Record(BaseCallback):
+    """Calls a function at every step, and keeps what it returns."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.values = function, []
+
+    def _on_step(self):
+        self.values.append(self.function(self))
+        return True
+
+
+def let_noise_decide(model):
+    for layer in noisy_layers(model.q_net):
+        nn.init.zeros_(layer.weight_mu)
+        nn.init.zeros_(layer.bias_mu)
+        nn.init.constant_(layer.weight_sigma, 5.0)
+        nn.init.constant_(layer.bias_sigma, 5.0)
+
+
+# Exploration
+
+
+def test_published_defaults():
+    model = RainbowDQN("MlpPolicy", "CartPole-v1")
+    assert model.learning_rate == 6.25e-5
+    assert model.policy.optimizer.defaults["eps"] == 1.5e-4
+    assert (model.buffer_size, model.learning_starts, model.batch_size) == (1_000_000, 20_000, 32)
+    assert (model.gamma, model.n_steps, model.target_update_interval) == (0.99, 3, 8_000)
+    assert (model.train_freq.frequency, model.gradient_steps, model.max_grad_norm) == (4, 1, 10)
+    assert (model.exploration_initial_eps, model.exploration_final_eps) == (0, 0)
+    head = model.q_net.head
+    assert (head.size, head.support[0], head.support[-1]) == (51, -10, 10)
+    without_noise = RainbowDQN("MlpPolicy", "CartPole-v1", noisy=False)
+    assert (without_noise.exploration_initial_eps, without_noise.exploration_final_eps) == (1.0, 0.05)
+    assert without_noise.exploration_fraction == 0.1
+
+
+def test_every_environment_step_has_fresh_noise_also_between_updates():
+    """No update takes place here: one frozen sample would repeat one action for ever."""
+    model = make(Corridor(length=200), learning_starts=0, train_freq=100)
+    let_noise_decide(model)
+    record = Record(lambda callback: int(callback.locals["actions"][0]))
+    model.learn(100, callback=record)
+    assert model._n_updates == 1  # after the last step
+    assert 10 < sum(record.values) < 90  # otherwise by chance less than 1e-12
+
+
+def test_all_envs_explore_with_noise_of_their_own():
+    model = make(corridors(8, length=200), learning_starts=0, train_freq=1000)
+    let_noise_decide(model)
+    record = Record(lambda callback: callback.locals["actions"].copy())
+    model.learn(400, callback=record)
+    actions = np.array(record.values)  # (50, 8)
+    # With one sample for all, the envs would act alike in nearly every step
+    assert np.mean(actions.min(axis=1) != actions.max(axis=1)) > 0.5
+
+
+def test_epsilon_is_drawn_for_each_env():
+    model = make(corridors(64), noisy=False)
+    model.exploration_rate = 0.5
+    greedy = model.predict(np.zeros((64, 2), np.float32), deterministic=True)[0][0]
+    n_greedy = []
+    for _ in range(20):
+        actions, _ = model.predict(np.zeros((64, 2), np.float32))
+        n_greedy.append((actions == greedy).sum())
+    # 3 of 4 are greedy on average. One draw for all: either 64, or 32 on average
+    assert 33 < min(n_greedy) <= max(n_greedy) < 63  # 4 standard deviations are 14
+
+
+def test_epsilon_of_zero_and_one():
+    model = make(corridors(64, n_actions=5), noisy=False)
+    obs = np.zeros((64, 2), np.float32)
+    model.exploration_rate = 0.0
+    np.testing.assert_array_equal(model.predict(obs)[0], model.predict(obs, deterministic=True)[0])
+    model.exploration_rate = 1.0
+    assert len(set(model.predict(obs)[0])) == 5
+
+
+def test_actions_before_learning_starts_are_uniform():
+    model = make(Corridor(length=200, n_actions=4), learning_starts=400, learning_rate=1.0)
+    record = Record(lambda callback: int(callback.locals["actions"][0]))
+    model.learn(401, callback=record)
+    counts = np.bincount(record.values[:400], minlength=4)
+    assert (counts > 40).all()  # of 100 expected each: 7 standard deviations
+
+
+# Counting
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_learning_starts_and_target_updates_count_env_steps(n_envs):
+    model = make(corridors(n_envs), learning_starts=100, target_update_interval=40, train_freq=1)
+    first_update, target_updates = [], []
+
+    def look(callback):
+        if model._n_updates and not first_update:
+            first_update.append(model.num_timesteps)
+        target_updates.append(nn.utils.parameters_to_vector(model.q_net_target.parameters()).detach().numpy().copy())
+
+    model.learn(400, callback=Record(look))
+    # The update follows the first step beyond 100, and is seen in the step after that
+    assert first_update == [100 + 2 * n_envs]
+    changes = [i for i in range(1, len(target_updates)) if not np.array_equal(target_updates[i - 1], target_updates[i])]
+    steps = np.array(changes) * n_envs  # env steps made when the change took place
+    assert (steps % 40 == 0).all()
+    assert len(steps) == (400 - 100) // 40
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "train_freq", "gradient_steps", "expected"),
+    [(1, 4, 1, 25), (8, 4, 1, 100 // 32), (4, 1, -1, 100), (1, 1, 2, 200)],
+)
+def test_train_freq_counts_vectorised_steps_and_minus_one_is_one_update_per_env_step(
+    n_envs, train_freq, gradient_steps, expected
+):
+    model = make(corridors(n_envs), learning_starts=0, train_freq=train_freq, gradient_steps=gradient_steps)
+    model.learn(100)
+    assert model._n_updates == pytest.approx(expected, abs=1)
+
+
+def test_a_float_of_timesteps_as_users_write_it():
+    assert make().learn(1e2).num_timesteps == 100
+
+
+# Targets
+
+
+@pytest.mark.parametrize("double_q", [True, False])
+def test_double_q_selects_with_the_online_and_evaluates_with_the_target_network(double_q):
+    """Hand-computed: online values (0, 1), target values (5, 2), reward 1, gamma 0.5."""
+    model = make(Corridor(length=1000), double_q=double_q, dueling=False, noisy=False, distributional=False,
+                 prioritized_replay=False, n_steps=1, gamma=0.5, learning_rate=0.0, batch_size=1,
+                 policy_kwargs={"net_arch": []})  # fmt: skip
+    for network, values in ((model.q_net, [0.0, 1.0]), (model.q_net_target, [5.0, 2.0])):
+        nn.init.zeros_(network.q_net[0].weight)
+        network.q_net[0].bias.data[:] = th.tensor(values)
+    obs = np.zeros((1, 2), np.float32)
+    model.replay_buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([False]), [{}])
+    model.set_logger(configure(None, []))
+    model.train(1, batch_size=1)
+    target = 1 + 0.5 * (2.0 if double_q else 5.0)
+    assert model.logger.name_to_value["train/td_error"] == pytest.approx(target)
+    assert model.logger.name_to_value["train/loss"] == pytest.approx(target - 0.5)
+    assert model.logger.name_to_value["train/q_mean"] == 0.0
+
+
+def test_weights_multiply_losses_one_by_one():
+    """The gradient of a weighted batch is the weighted mean of the gradients, not of a (batch, batch) matrix."""
+    model = make(**{**OFF, "prioritized_replay": True}, n_steps=1, learning_rate=1.0,
+                 policy_kwargs={"net_arch": [], "optimizer_class": th.optim.SGD}, max_grad_norm=None)  # fmt: skip
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        obs = rng.standard_normal((1, 4)).astype(np.float32)
+        model.replay_buffer.add(obs, obs, np.array([0]), rng.standard_normal(1) * 3, np.array([True]), [{}])
+    model.replay_buffer.update_priorities(np.arange(8), np.linspace(0.1, 3, 8))
+    model.set_logger(configure(None, []))
+    batch = model.replay_buffer.sample(4)
+    model.replay_buffer.sample = lambda *args, **kwargs: batch
+    layer = copy.deepcopy(model.q_net.q_net[0])
+    errors = layer(batch.observations)[:, :1] - batch.rewards  # terminal: no bootstrap
+    expected = (batch.weights * errors.clamp(-1, 1) * batch.observations).mean(0)  # the gradient of Huber's loss
+    model.train(1, batch_size=4)
+    th.testing.assert_close(layer.weight[0] - model.q_net.q_net[0].weight[0], expected)
+
+
+def test_priorities_are_those_of_the_batch_plus_epsilon():
+    model = make(learning_starts=10**6, prioritized_replay_eps=0.5, prioritized_replay_alpha=1.0)
+    with pytest.warns(UserWarning, match="before learning starts"):
+        model.learn(100)
+    model.learning_rate = model.lr_schedule = lambda _: 0.0
+    before = model.replay_buffer.sampler.tree[np.arange(100)].copy()
+    model.train(1, batch_size=16)
+    after = model.replay_buffer.sampler.tree[np.arange(100)]
+    changed = np.unique(model.replay_buffer._drawn)
+    assert (after[changed] != before[changed]).all()
+    assert (after[changed] >= 0.5).all()
+    unchanged = np.setdiff1d(np.arange(100), changed)
+    np.testing.assert_array_equal(after[unchanged], before[unchanged])
+
+
+def test_online_and_target_network_get_fresh_noise_in_every_gradient_step():
+    model = make(learning_rate=0.0)
+    model.learn(60)
+    for network in (model.q_net, model.q_net_target):
+        noise = [layer._noise_out.clone() for layer in noisy_layers(network)]
+        model.train(1, batch_size=16)
+        assert all(not th.equal(a, b._noise_out) for a, b in zip(noise, noisy_layers(network), strict=True))
+    online, target = (th.cat([layer._noise_out.flatten() for layer in noisy_layers(n)]) for n in
+                      (model.q_net, model.q_net_target))  # fmt: skip
+    assert not th.equal(online, target)
+
+
+def test_sigmas_are_learned_and_the_target_network_is_not():
+    model = make(target_update_interval=10**6)
+    sigma = noisy_layers(model.q_net)[0].weight_sigma.clone()
+    target = model.q_net_target.state_dict()
+    target = {name: value.clone() for name, value in target.items()}
+    model.learn(200)
+    assert not th.equal(noisy_layers(model.q_net)[0].weight_sigma, sigma)
+    assert all(th.equal(value, target[name]) for name, value in model.q_net_target.state_dict().items())
+
+
+# Beta
+
+
+def test_beta_rises_linearly_in_env_steps_to_one():
+    """Whatever the number of envs and of gradient steps."""
+    for n_envs in (1, 4):
+        model = make(corridors(n_envs), prioritized_replay_beta0=0.2, learning_starts=0, train_freq=1)
+        seen = Record(lambda callback: (callback.model.num_timesteps, callback.model.replay_buffer.beta))
+        model.learn(400, callback=seen)
+        for steps, beta in seen.values[2:]:
+            assert beta == pytest.approx(0.2 + 0.8 * (steps - n_envs) / 400, abs=1e-6)
+        assert model.prioritized_replay_beta == 1.0
+
+
+def test_beta_fraction_is_the_share_of_training_over_which_it_rises():
+    model = make(prioritized_replay_beta_fraction=0.5)
+    beta = Record(lambda callback: callback.model.replay_buffer.beta)
+    model.learn(200, callback=beta)
+    assert beta.values[99] == pytest.approx(0.4 + 0.6 * 96 / 100, abs=1e-6)
+    assert beta.values[150] == 1.0
+
+
+@pytest.mark.parametrize("reset_num_timesteps", [True, False])
+def test_beta_never_falls_when_training_is_continued(reset_num_timesteps, tmp_path):
+    model = make().learn(200)
+    assert model.prioritized_replay_beta == 1.0
+    model.save(tmp_path / "model")
+    model = RainbowDQN.load(tmp_path / "model", env=model.get_env())
+    beta = Record(lambda callback: callback.model.prioritized_replay_beta)
+    model.learn(200, callback=beta, reset_num_timesteps=reset_num_timesteps)
+    assert set(beta.values) == {1.0}
+    assert model.replay_buffer.beta == 1.0
+
+
+# Seams
+
+ends_early = pytest.mark.filterwarnings("ignore:learn.* ends at env step .*, before learning starts")
+
+
+@ends_early
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_no_window_runs_across_a_second_learn(n_envs):
+    """Episode 1 is cut after 3 of its 100 steps by the reset of the second learn."""
+    model = make(corridors(n_envs, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3 * n_envs)
+    model.learn(6 * n_envs)
+    sample = model.replay_buffer._get_samples(np.array([0, 2 * n_envs, 3 * n_envs]))
+    assert sample.rewards.ravel().tolist() == [1 + 2 + 3, 3, 1 + 2 + 3 + 4 + 5]
+    assert sample.next_observations[:, 1].tolist() == [3, 3, 5]
+
+
+@ends_early
+def test_a_window_goes_on_where_the_env_is_not_reset():
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3).learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3 + 4 + 5
+
+
+@ends_early
+def test_no_window_runs_from_a_loaded_buffer_into_a_new_env(tmp_path):
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    model = RainbowDQN.load(tmp_path / "model", env=corridors(1, length=100))
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
+
+
+@ends_early
+@pytest.mark.parametrize("truncate_last_traj", [True, False])
+def test_a_buffer_loaded_beside_a_running_env_is_cut_unless_told_otherwise(truncate_last_traj, tmp_path):
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer", truncate_last_traj)
+    model.learn(6, reset_num_timesteps=False)
+    expected = 1 + 2 + 3 if truncate_last_traj else 15
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == expected
+
+
+# Buffers of other classes
+
+
+def test_hindsight_replay_still_trains():
+    env = BitFlippingEnv(n_bits=4, continuous=False)
+    with pytest.warns(UserWarning, match="n_steps=3 and prioritized_replay=True will have no effect"):
+        model = make(env, "MultiInputPolicy", replay_buffer_class=HerReplayBuffer,
+                     replay_buffer_kwargs={"n_sampled_goal": 2})  # fmt: skip
+    before = model.policy.parameters_to_vector()
+    model.learn(200)
+    assert not np.array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_one_warning_names_just_the_switches_without_effect():
+    with pytest.warns(UserWarning, match=r"^n_steps=3 and prioritized_replay=True will") as caught:
+        make(replay_buffer_class=ReplayBuffer).learn(100)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match=r"^prioritized_replay=True will have no effect"):
+        make(replay_buffer_class=NStepReplayBuffer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(replay_buffer_class=ReplayBuffer, n_steps=1, prioritized_replay=False)
+        make(replay_buffer_class=NStepReplayBuffer, prioritized_replay=False)
+        make(replay_buffer_class=RainbowReplayBuffer)
+
+
+def test_n_steps_and_gamma_reach_a_users_buffer_through_keyword_arguments():
+    class Mine(NStepReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    model = make(replay_buffer_class=Mine, prioritized_replay=False, n_steps=7, gamma=0.5)
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (7, 0.5)
+    assert model.n_steps == 7
+    assert model.replay_buffer_kwargs == {}
+
+
+def test_a_users_prioritized_buffer_gets_its_priorities():
+    class Mine(RainbowReplayBuffer):
+        updates = 0
+
+        def update_priorities(self, indices, priorities):
+            Mine.updates += 1
+            super().update_priorities(indices, priorities)
+
+    model = make(replay_buffer_class=Mine, n_steps=2, prioritized_replay_alpha=0.7)
+    model.learn(100)
+    assert Mine.updates == model._n_updates > 0
+    assert model.replay_buffer.n_steps == 2
+    assert model.replay_buffer.sampler.alpha == 0.7
+
+
+def test_switches_are_not_written_into_policy_kwargs():
+    policy_kwargs = {"net_arch": [16], "n_atoms": 11}
+    model = make(policy_kwargs=policy_kwargs, dueling=False)
+    assert model.policy_kwargs == policy_kwargs == {"net_arch": [16], "n_atoms": 11}
+    assert model.q_net.dueling is None
+    assert make(policy_kwargs={"dueling": False}, dueling=False).q_net.dueling is None
+
+
+# What one watches
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_logged_values(tmp_path, distributional):
+    model = make(distributional=distributional)
+    model.set_logger(configure(str(tmp_path), ["csv", "tensorboard"]))
+    model.learn(400, log_interval=1)
+    with open(tmp_path / "progress.csv") as file:
+        header = file.readline().strip().split(",")
+    ours = {"train/loss", "train/q_mean", "train/beta", "train/max_priority", "train/grad_norm"}
+    ours |= {"train/kl", "train/support_edge"} if distributional else {"train/td_error"}
+    ours |= {f"train/snr_{i}" for i in range(4)}  # two layers in each of two streams
+    assert ours <= set(header)
+    assert not {"train/td_error" if distributional else "train/kl"} & set(header)
+    assert {"rollout/ep_rew_mean", "rollout/exploration_rate", "train/learning_rate", "train/n_updates"} <= set(header)
+    import pandas as pd
+
+    rows = pd.read_csv(tmp_path / "progress.csv")
+    rows = rows[sorted(ours)].dropna()
+    assert len(rows) > 3
+    assert np.isfinite(rows.to_numpy()).all()
+    assert (rows["train/grad_norm"] > 0).all()
+    assert rows["train/beta"].is_monotonic_increasing
+    assert (rows["train/max_priority"] >= 1).all()
+
+
+def test_logged_values_are_floats_right_after_training():
+    model = make().learn(100, log_interval=10**6)
+    values = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
+    assert {"train/loss", "train/q_mean", "train/kl", "train/grad_norm", "train/support_edge"} <= values.keys()
+    assert all(isinstance(value, float | int) for value in values.values())
+
+
+def test_without_noise_and_priorities_there_is_nothing_to_log_of_them(tmp_path):
+    model = make(**OFF, n_steps=1)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(300, log_interval=1)
+    header = (tmp_path / "progress.csv").read_text()
+    assert "train/loss" in header
+    assert not any(name in header for name in ("snr", "beta", "max_priority", "support_edge"))
+
+
+def test_a_support_that_cuts_returns_off_is_warned_of_once():
+    """CartPole with the published -10 to 10: its returns reach 100."""
+    model = make(learning_rate=1e-3, target_update_interval=50, train_freq=1)
+    with pytest.warns(
+        UserWarning, match=r"support_edge is 0\.\d\d.*write policy_kwargs=dict\(v_min=-10, v_max=100\)"
+    ) as w:
+        model.learn(2500)
+    assert len([x for x in w if "support_edge" in str(x.message)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "policy_kwargs"),
+    [
+        ("CartPole-v1", {"v_min": 0, "v_max": 100}),
+        # Nearly all returns are 0, the lowest atom, and the others 1, the highest: nothing is cut off
+        ("FrozenLake-v1", {"v_min": 0, "v_max": 1}),
+    ],
+)
+def test_a_support_that_fits_is_not(env, policy_kwargs):
+    model = make(env, learning_rate=1e-3, target_update_interval=50, train_freq=1,
+                 policy_kwargs={"net_arch": [16], **policy_kwargs})  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(1500)
+
+
+def test_few_atoms_have_much_at_their_ends_without_being_cut_off():
+    model = make(policy_kwargs={"net_arch": [16], "n_atoms": 2, "v_min": 0, "v_max": 100}, train_freq=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(700)
+
+
+def test_observed_returns_by_hand():
+    buffer = ReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    for reward, done in [(1, False), (1, True), (-3, False)]:
+        buffer.add(obs, obs, np.array([0]), np.array([reward]), np.array([done]), [{}])
+    # Episode returns 1.5 and -3; for ever: the mean reward of -1/3, twice
+    assert observed_returns(buffer, gamma=0.5) == (-3.0, 1.5)
+    for _ in range(20):  # wraps
+        buffer.add(obs, obs, np.array([0]), np.array([2.0]), np.array([False]), [{}])
+    low, high = observed_returns(buffer, gamma=0.99)
+    assert (low, high) == (0.0, pytest.approx(200.0))
+
+
+def test_the_range_that_is_proposed_holds_both_ends():
+    buffer = ReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    buffer.add(obs, obs, np.array([0]), np.array([-36.25]), np.array([True]), [{}])
+    watch = SupportWatch(-10, 10, 51)
+    with pytest.warns(UserWarning, match=r"v_min=-37, v_max=10\)"):
+        watch.add(0.9, 500, buffer, gamma=1.0)
+
+
+# Habits of SB3
+
+
+def test_callbacks_and_evaluation(tmp_path):
+    model = make()
+    model.learn(300, callback=EvalCallback(gym.make("CartPole-v1"), eval_freq=100, n_eval_episodes=2,
+                                           best_model_save_path=str(tmp_path), verbose=0))  # fmt: skip
+    assert (tmp_path / "best_model.zip").exists()
+    mean, _ = evaluate_policy(RainbowDQN.load(tmp_path / "best_model"), gym.make("CartPole-v1"), 3)
+    assert mean >= 8
+
+
+def test_set_env_and_get_parameters():
+    model = make(make_vec_env("CartPole-v1", 2)).learn(100)
+    model.set_env(make_vec_env("CartPole-v1", 2))
+    model.learn(100, reset_num_timesteps=False)
+    assert set(model.get_parameters()) == {"policy", "policy.optimizer"}
+
+
+def test_learning_that_ends_before_it_starts_is_warned_of():
+    model = RainbowDQN("MlpPolicy", "CartPole-v1")
+    with pytest.warns(UserWarning, match="more than learning_starts=20000 env steps"):
+        model.learn(50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make().learn(51)

@@ -1,0 +1,236 @@
+"""Files: what is in them, what happens to them in a crash, and what is said of bad ones."""
+
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch as th
+from envs import Corridor
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
+
+SMALL = {"buffer_size": 500, "learning_starts": 50, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2), **SMALL).learn(200)
+
+
+def same_weights(first, second):
+    first, second = first.policy.state_dict(), second.policy.state_dict()
+    return first.keys() == second.keys() and all(th.equal(first[key], second[key]) for key in first)
+
+
+def test_all_that_training_needs_is_saved(model, tmp_path):
+    model.save(tmp_path / "model.zip")
+    loaded = RainbowDQN.load(tmp_path / "model")
+    assert same_weights(model, loaded)
+    assert loaded.prioritized_replay_beta == model.prioritized_replay_beta == 1.0
+    assert loaded.num_timesteps == 200
+    assert loaded.replay_buffer_class is RainbowReplayBuffer
+    moments = loaded.policy.optimizer.state_dict()["state"]
+    assert moments.keys() == model.policy.optimizer.state_dict()["state"].keys() != set()
+
+
+def test_file_objects(model):
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    assert same_weights(model, RainbowDQN.load(file))
+
+
+def test_training_from_a_saved_model_and_buffer_goes_on_as_if_nothing_had_happened(tmp_path):
+    """The same weights as without saving, from the same random numbers."""
+
+    def make():
+        return RainbowDQN("MlpPolicy", Corridor(length=1000), **{**SMALL, "seed": None, "train_freq": 1})
+
+    def go_on(model):
+        np.random.seed(0)
+        th.manual_seed(0)
+        model.set_logger(other.logger)
+        model.train(20, batch_size=16)
+        return model
+
+    other = make().learn(200)
+    other.save(tmp_path / "model")
+    other.save_replay_buffer(tmp_path / "buffer")
+    loaded = RainbowDQN.load(tmp_path / "model", env=Corridor(length=1000))
+    loaded.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=False)
+    assert loaded.replay_buffer.sampler.max_priority == other.replay_buffer.sampler.max_priority
+    assert same_weights(go_on(other), go_on(loaded))
+    np.testing.assert_array_equal(
+        other.replay_buffer.sampler.tree[np.arange(500)], loaded.replay_buffer.sampler.tree[np.arange(500)]
+    )
+
+
+def test_play_only_is_small_and_plays(model, tmp_path):
+    model.save(tmp_path / "all")
+    model.save(tmp_path / "play", play_only=True)
+    assert (tmp_path / "play.zip").stat().st_size < 0.6 * (tmp_path / "all.zip").stat().st_size
+    with zipfile.ZipFile(tmp_path / "play.zip") as archive:
+        assert "policy.optimizer.pth" not in archive.namelist()
+    loaded = RainbowDQN.load(tmp_path / "play")
+    obs = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+    # The next file is whole again, and so is one that the loaded model writes
+    model.save(tmp_path / "again")
+    loaded.save(tmp_path / "loaded")
+    assert set(RainbowDQN.load(tmp_path / "again").get_parameters()) == {"policy", "policy.optimizer"}
+    with zipfile.ZipFile(tmp_path / "loaded.zip") as archive:
+        assert "policy.optimizer.pth" in archive.namelist()
+    assert th.equal(
+        th.nn.utils.parameters_to_vector(loaded.q_net.parameters()),
+        th.nn.utils.parameters_to_vector(loaded.q_net_target.parameters()),
+    )
+    loaded.set_env(make_vec_env("CartPole-v1", 2))
+    loaded.learn(100)
+
+
+def test_play_only_parameters_can_be_set_too(model, tmp_path):
+    model.save(tmp_path / "play", play_only=True)
+    other = RainbowDQN("MlpPolicy", "CartPole-v1", **{**SMALL, "seed": 1})
+    other.set_parameters(tmp_path / "play")
+    assert th.equal(other.q_net.q_net[0].weight_mu, model.q_net.q_net[0].weight_mu)
+
+
+def test_a_model_loads_to_play_with_any_buffer_size(model, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = RainbowDQN.load(tmp_path / "model", buffer_size=1)
+    assert loaded.predict(np.zeros(4, np.float32))[0] in (0, 1)
+
+
+def test_policy_kwargs_are_compared_on_load(model, tmp_path):
+    model.save(tmp_path / "model")
+    RainbowDQN.load(tmp_path / "model", policy_kwargs={"net_arch": [16]})
+    with pytest.raises(ValueError, match="do not equal the stored policy kwargs"):
+        RainbowDQN.load(tmp_path / "model", policy_kwargs={"net_arch": [17]})
+
+
+@pytest.mark.parametrize("what", ["save", "save_replay_buffer"])
+def test_a_crash_while_saving_leaves_the_older_file_and_nothing_else(model, tmp_path, monkeypatch, what):
+    path = tmp_path / "file.zip"
+    getattr(model, what)(path)
+    before = path.read_bytes()
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(th, "save", crash)
+    monkeypatch.setattr(pickle, "dump", crash)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, what)(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    getattr(model, what)(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_folders_and_suffixes_are_added(model, tmp_path):
+    model.save(tmp_path / "new" / "folder" / "model")
+    model.save_replay_buffer(str(tmp_path / "new" / "buffer"))
+    assert {path.name for path in (tmp_path / "new").rglob("*.*")} == {"model.zip", "buffer.pkl"}
+
+
+# Bad files
+
+
+def test_a_truncated_model(model, tmp_path):
+    model.save(tmp_path / "model")
+    data = (tmp_path / "model.zip").read_bytes()
+    (tmp_path / "model.zip").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="model is truncated, or"):
+        RainbowDQN.load(tmp_path / "model")
+
+
+def test_a_damaged_model(model, tmp_path):
+    model.save(tmp_path / "model.zip")
+    data = bytearray((tmp_path / "model.zip").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64 * [0xAA])
+    (tmp_path / "model.zip").write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        RainbowDQN.load(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize(("algorithm", "policy"), [(PPO, "common.policies"), (DQN, "dqn.policies")])
+def test_a_model_of_another_algorithm(algorithm, policy, tmp_path):
+    algorithm("MlpPolicy", "CartPole-v1").save(tmp_path / "other")
+    with pytest.raises(ValueError, match=rf"not saved by RainbowDQN but by .*stable_baselines3.{policy}"):
+        RainbowDQN.load(tmp_path / "other")
+
+
+def test_a_zip_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ValueError, match=r"other\.zip is truncated, or was not saved by RainbowDQN"):
+        RainbowDQN.load(tmp_path / "other.zip")
+
+
+def test_a_missing_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.zip"):
+        RainbowDQN.load(tmp_path / "nothing")
+
+
+def test_a_missing_replay_buffer(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no replay buffer at .*nothing: save one with"):
+        model.load_replay_buffer(tmp_path / "nothing")
+
+
+def test_a_truncated_replay_buffer(model, tmp_path):
+    before = model.replay_buffer
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    data = (tmp_path / "buffer.pkl").read_bytes()
+    (tmp_path / "buffer.pkl").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="truncated or holds no replay buffer"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer is before
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({"a": 1}), pickle.dumps(np.zeros(3))])
+def test_a_file_without_a_replay_buffer(model, tmp_path, content):
+    (tmp_path / "buffer.pkl").write_bytes(content)
+    before = model.replay_buffer
+    with pytest.raises(ValueError, match="truncated or holds no replay buffer"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer is before
+
+
+@pytest.mark.parametrize(
+    ("env", "n_envs", "kwargs", "named"),
+    [
+        ("CartPole-v1", 1, {}, "number of envs 2, but this model has 1"),
+        ("Acrobot-v1", 2, {}, "observation space Box"),
+        ("CartPole-v1", 2, {"prioritized_replay": False}, "prioritized_replay True, but this model has False"),
+    ],
+)
+def test_a_replay_buffer_that_does_not_fit(model, tmp_path, env, n_envs, kwargs, named):
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = RainbowDQN("MlpPolicy", make_vec_env(env, n_envs), **{**SMALL, **kwargs})
+    before = other.replay_buffer
+    with pytest.raises(ValueError, match=named):
+        other.load_replay_buffer(tmp_path / "buffer")
+    assert other.replay_buffer is before
+
+
+def test_windows_of_a_loaded_buffer_are_as_long_as_the_models(model, tmp_path):
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2), **SMALL, n_steps=5, gamma=0.9)
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert (other.replay_buffer.n_steps, other.replay_buffer.gamma) == (5, 0.9)
+
+
+def test_a_buffer_of_another_class_can_be_loaded(tmp_path):
+    model = RainbowDQN(
+        "MlpPolicy", "CartPole-v1", **SMALL, replay_buffer_class=ReplayBuffer, n_steps=1, prioritized_replay=False
+    ).learn(60)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert type(model.replay_buffer) is ReplayBuffer
