@@ -1,5 +1,6 @@
 """Second floor: SB3 replay buffers made of a storage and a sampler."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,11 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
+
+try:
+    import psutil
+except ImportError:  # it comes with SB3's extras
+    psutil = None
 
 from sb3_rainbow.returns import n_step_returns, n_step_windows
 from sb3_rainbow.sampling import PrioritizedSampler, Sampler, UniformSampler, importance_weights
@@ -122,6 +128,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         obs = self._checked(obs, "observation")
         next_obs = self._checked(next_obs, "next observation")
         self._require_finite(np.asarray(reward), "reward")
+        if self.size() == 0:
+            self._warn_if_it_will_not_fit()
 
         self.storage.put(self.pos, obs, next_obs, np.asarray(done, dtype=bool))
         self.actions[self.pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
@@ -208,6 +216,18 @@ class RainbowReplayBuffer(ReplayBuffer):
         super().reset()
         self.sampler.clear()
         self.storage.cut(np.arange(self.n_envs))
+
+    def _warn_if_it_will_not_fit(self) -> None:
+        if psutil is None:
+            return
+        size, free = self.storage.full_bytes, psutil.virtual_memory().available
+        if size > free:
+            capacity = self.buffer_size * self.n_envs
+            warnings.warn(
+                f"the replay buffer of {capacity} transitions will need {size / 1e9:.1f} GB when it is full, but only "
+                f"{free / 1e9:.1f} GB of memory are free: write buffer_size={capacity * free // size} or less",
+                stacklevel=3,
+            )
 
     def _checked(self, obs: Any, name: str) -> Observation:
         if isinstance(self.observation_space, spaces.Dict):

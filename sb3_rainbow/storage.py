@@ -38,6 +38,10 @@ class Storage(Protocol):
     def get_next(self, slots: np.ndarray, envs: np.ndarray) -> Observation:
         """As ``get``, for the next observations."""
 
+    @property
+    def full_bytes(self) -> int:
+        """Memory that it will have taken when every slot has been written, in bytes."""
+
 
 class _ChunkedArray:
     """
@@ -50,9 +54,10 @@ class _ChunkedArray:
 
     def __init__(self, n_slots: int, row_shape: tuple[int, ...], dtype: Any) -> None:
         self.row_shape, self.dtype = row_shape, np.dtype(dtype)
-        row_bytes = max(int(np.prod(row_shape)) * self.dtype.itemsize, 1)
+        row_bytes = int(np.prod(row_shape)) * self.dtype.itemsize
         self.n_slots = n_slots
-        self.chunk_slots = min(max(_CHUNK_BYTES // row_bytes, 1), n_slots)
+        self.full_bytes = n_slots * row_bytes
+        self.chunk_slots = min(max(_CHUNK_BYTES // max(row_bytes, 1), 1), n_slots)
         self.chunks: list[np.ndarray] = []
 
     def put(self, slot: int, row: np.ndarray) -> None:
@@ -99,6 +104,10 @@ class ArrayStorage:
     def get_next(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self.next_observations.get(slots, envs)
 
+    @property
+    def full_bytes(self) -> int:
+        return self.observations.full_bytes + self.next_observations.full_bytes
+
 
 class DictStorage:
     """
@@ -123,6 +132,10 @@ class DictStorage:
 
     def get_next(self, slots: np.ndarray, envs: np.ndarray) -> dict[str, Any]:
         return {key: storage.get_next(slots, envs) for key, storage in self.storages.items()}
+
+    @property
+    def full_bytes(self) -> int:
+        return sum(storage.full_bytes for storage in self.storages.values())
 
 
 def make_storage(space: spaces.Space, shape: Any, n_slots: int, n_envs: int) -> Storage:

@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 import torch as th
 from envs import Corridor, random_transitions
@@ -367,10 +369,17 @@ def test_an_empty_buffer_cannot_be_sampled():
             make(prioritized_replay=prioritized_replay).sample(1)
 
 
-def test_a_million_frame_stacks_can_be_made_anywhere():
-    """SB3 would ask for 56 GB here."""
+def test_a_million_frame_stacks_can_be_made_anywhere(monkeypatch):
+    """SB3 would ask for 56 GB here. What will not fit is said when the first transition arrives."""
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     buffer = make(1_000_000, space=space)
     rows = np.zeros((1, 4, 84, 84), np.uint8)
-    buffer.add(rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    memory = SimpleNamespace(available=10**10)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with pytest.warns(UserWarning, match=r"will need 56\.4 GB .* only 10\.0 GB .* write buffer_size=177154 or less"):
+        buffer.add(*add)
+    memory.available = 10**11
+    buffer.add(*add)
+    make(1_000_000, space=space).add(*add)  # does not warn
     assert buffer.sample(2).observations.shape == (2, 4, 84, 84)

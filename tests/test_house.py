@@ -23,7 +23,7 @@ FLOORS = [
         "networks": {"torch", "gymnasium", "stable_baselines3"},
     },
     {
-        "buffers": {"numpy", "torch", "gymnasium", "stable_baselines3"},
+        "buffers": {"numpy", "psutil", "torch", "gymnasium", "stable_baselines3"},
         "policies": {"torch", "gymnasium", "stable_baselines3"},
         "saving": {"torch", "stable_baselines3"},
         "watch": {"numpy", "torch", "stable_baselines3"},
