@@ -286,6 +286,16 @@ def test_the_highest_priority_survives_save_and_load_and_reset(reload):
     assert buffer.sampler.tree[0] == 5.0
 
 
+def test_an_entry_that_was_not_drawn_has_no_say_in_the_weights():
+    """Normalised over the whole tree, one entry of tiny priority would make all weights next to nothing."""
+    buffer = make(1000)
+    fill(buffer, [0] * 1000)
+    buffer.update_priorities(np.array([999]), np.array([1e-9]))
+    sample = buffer.sample(32)
+    assert 999 not in sample.indices
+    assert sample.weights.tolist() == [[1.0]] * 32
+
+
 def test_rows_overwritten_since_they_were_sampled_keep_the_priority_of_the_new_row():
     buffer = make(4, prioritized_replay_alpha=1.0)
     fill(buffer, [0] * 4)

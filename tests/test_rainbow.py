@@ -182,6 +182,35 @@ def test_double_q_selects_with_the_online_and_evaluates_with_the_target_network(
     assert model.logger.name_to_value["train/q_mean"] == 0.0
 
 
+@pytest.mark.parametrize("truncated", [True, False])
+@pytest.mark.parametrize("distributional", [True, False])
+def test_the_target_bootstraps_n_steps_on_unless_the_state_is_terminal(truncated, distributional, monkeypatch):
+    """Two steps of reward 1, then a truncation or a terminal state; gamma is 0.5."""
+    model = make(distributional=distributional, n_steps=3, gamma=0.5)
+    for step in (1, 2):
+        obs = np.full((1, 4), step, np.float32)
+        infos = [{"TimeLimit.truncated": truncated and step == 2}]
+        model.replay_buffer.add(obs, obs + 1, np.array([0]), np.array([1.0]), np.array([step == 2]), infos)
+    batch = model.replay_buffer._get_samples(np.array([0]))
+    model.replay_buffer.sample = lambda *args, **kwargs: batch
+    seen = {}
+
+    def watched(function, name):
+        def call(*args):
+            seen[name] = args
+            return function(*args)
+
+        return call
+
+    head = model.q_net.head
+    monkeypatch.setattr(head, "target", watched(head.target, "target"))
+    monkeypatch.setattr(model.q_net_target, "outputs", watched(model.q_net_target.outputs, "next"))
+    model.set_logger(configure(None, []))
+    model.train(1, batch_size=1)
+    assert seen["next"][0].tolist() == [[3.0] * 4]  # after the second step
+    assert [value.item() for value in seen["target"][2:]] == [1.5, 0.25 if truncated else 0.0]
+
+
 def test_weights_multiply_losses_one_by_one():
     """The gradient of a weighted batch is the weighted mean of the gradients, not of a (batch, batch) matrix."""
     model = make(**{**OFF, "prioritized_replay": True}, n_steps=1, learning_rate=1.0,

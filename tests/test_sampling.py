@@ -90,16 +90,6 @@ def test_weights_are_divided_by_the_maximum_of_the_batch():
     np.testing.assert_allclose(importance_weights(np.array([0.1, 0.4]), 0.0), [1.0, 1.0])
 
 
-def test_a_fresh_entry_that_was_not_drawn_has_no_say_in_the_weights():
-    """Normalised over the whole tree, one entry of tiny priority would make all weights next to nothing."""
-    sampler = PrioritizedSampler(1000, 1.0)
-    sampler.add(np.arange(1000))
-    sampler.update(np.array([999]), np.array([1e-6]))
-    ids, probabilities = sampler.draw(32, np.random.RandomState(0))
-    assert 999 not in ids
-    np.testing.assert_allclose(importance_weights(probabilities, 1.0), np.ones(32))
-
-
 def test_uniform_draws_are_those_of_stable_baselines3():
     sampler = UniformSampler(n_envs=3)
     sampler.add(np.arange(30))
