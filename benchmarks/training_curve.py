@@ -1,0 +1,84 @@
+"""
+Turn the Monitor files of a training run into a curve: a CSV with one row per episode, and a PNG.
+
+    python train.py --algo rainbow --env PongNoFrameskip-v4 --seed 1 -f logs
+    python benchmarks/training_curve.py logs/rainbow/PongNoFrameskip-v4_1 benchmarks/results/pong
+
+Env steps are those of the agent: on Atari Monitor counts emulator frames, 4 to a step.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from stable_baselines3.common.monitor import load_results
+
+WINDOW = 100
+
+
+def read_curve(folder: Path, frames_per_step: int) -> pd.DataFrame:
+    """
+    :param folder: of a run, with a Monitor file for each env
+    :param frames_per_step: what Monitor counts in an env step
+    :return: episodes in the order in which they ended: env_steps, minutes, return, length, mean_return of the last 100
+    """
+    episodes = load_results(str(folder)).sort_values("t")
+    curve = pd.DataFrame()
+    curve["episode"] = range(1, len(episodes) + 1)
+    curve["env_steps"] = (episodes["l"].cumsum() / frames_per_step).round().astype(int).to_numpy()
+    curve["minutes"] = (episodes["t"] / 60).round(2).to_numpy()
+    curve["return"] = episodes["r"].to_numpy()
+    curve["length"] = (episodes["l"] / frames_per_step).round().astype(int).to_numpy()
+    curve["mean_return"] = curve["return"].rolling(WINDOW, min_periods=1).mean().round(3)
+    return curve
+
+
+def plot_curve(curve: pd.DataFrame, title: str, file: Path) -> None:
+    """
+    :param curve: from ``read_curve``
+    :param title: above the picture
+    :param file: PNG to write
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    axes.scatter(curve["env_steps"], curve["return"], s=9, alpha=0.35, color="tab:blue", label="episode")
+    recent = curve["return"].rolling(10, min_periods=1).mean()
+    axes.plot(curve["env_steps"], recent, color="tab:blue", linewidth=1, label="mean of 10 episodes")
+    full = curve[curve["episode"] >= WINDOW]
+    axes.plot(full["env_steps"], full["mean_return"], color="tab:red", linewidth=2, label=f"mean of {WINDOW} episodes")
+    axes.axhline(0, color="gray", linewidth=0.8)
+    axes.set(xlabel="env steps", ylabel="return of an episode", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    minutes = axes.secondary_xaxis(
+        "top",
+        functions=(
+            lambda steps: steps / curve["env_steps"].iloc[-1] * curve["minutes"].iloc[-1],
+            lambda minutes: minutes / curve["minutes"].iloc[-1] * curve["env_steps"].iloc[-1],
+        ),
+    )
+    minutes.set_xlabel("minutes, about")
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("output", type=Path, help="where to write curve.csv and curve.png")
+    parser.add_argument("--frames-per-step", type=int, default=4, help="1 for all but Atari")
+    parser.add_argument("--title", default="RainbowDQN on PongNoFrameskip-v4")
+    args = parser.parse_args()
+    curve = read_curve(args.run, args.frames_per_step)
+    args.output.mkdir(parents=True, exist_ok=True)
+    curve.to_csv(args.output / "curve.csv", index=False)
+    plot_curve(curve, args.title, args.output / "curve.png")
+    for level in (0, 10, 17, 18):
+        reached = curve[(curve["episode"] >= WINDOW) & (curve["mean_return"] >= level)]
+        where = "not reached" if reached.empty else "env step {env_steps:.0f}, episode {episode:.0f}, minute {minutes}"
+        print(f"mean of {WINDOW} >= {level}:", where if reached.empty else where.format(**reached.iloc[0]))
+
+
+if __name__ == "__main__":
+    main()
