@@ -18,6 +18,7 @@ from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import noisy_layers, reset_noise
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
+from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
 from sb3_rainbow.watch import SupportWatch, TrainingLog
 
@@ -351,9 +352,10 @@ class RainbowDQN(SavingDQN):
             self._record_training()
             for index, layer in enumerate(noisy_layers(self.q_net)):
                 self.logger.record(f"train/snr_{index}", layer.signal_to_noise())
-            if self.prioritized_replay and isinstance(self.replay_buffer, RainbowReplayBuffer):
-                self.logger.record("train/beta", self.replay_buffer.beta)
-                self.logger.record("train/max_priority", self.replay_buffer.sampler.max_priority)  # type: ignore[attr-defined]
+            sampler = getattr(self.replay_buffer, "sampler", None)
+            if isinstance(sampler, PrioritizedSampler):
+                self.logger.record("train/beta", self.prioritized_replay_beta)
+                self.logger.record("train/max_priority", sampler.max_priority)
         super().dump_logs()
 
     def predict(

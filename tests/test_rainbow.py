@@ -18,6 +18,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
@@ -434,6 +435,8 @@ def test_logged_values(tmp_path, distributional):
     betas = [row["train/beta"] for row in logged]
     assert betas == sorted(betas)
     assert betas[0] < betas[-1]
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert ours <= set(board.Tags()["scalars"])
 
 
 def test_logged_values_are_floats_right_after_training():
