@@ -5,6 +5,7 @@ Run any script of rl_zoo3 with ``--algo rainbow`` registered.
     python -m sb3_rainbow plot_train --algo rainbow --env CartPole-v1 -f logs
 """
 
+import importlib
 import importlib.util
 import runpy
 import subprocess
@@ -27,6 +28,7 @@ def main() -> None:
     register()
     # Some scripts start others, which would not know of Rainbow
     subprocess.call = _to_ourselves(subprocess.call)
+    _restore_generate_metadata()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
@@ -47,6 +49,13 @@ def _to_ourselves(call: Any) -> Any:
         return call(command, *args, **kwargs)
 
     return wrapper
+
+
+def _restore_generate_metadata() -> None:
+    """rl_zoo3 2.9's push_to_hub imports a function that huggingface_sb3 3.2 has made private."""
+    hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if not hasattr(hub, "generate_metadata"):
+        hub.generate_metadata = lambda *args: hub._generate_metadata(*args).to_dict()
 
 
 if __name__ == "__main__":

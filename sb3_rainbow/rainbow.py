@@ -374,8 +374,10 @@ class RainbowDQN(SavingDQN):
         :param deterministic: greedy actions of the mean weights
         :return: the actions, and ``state``
         """
-        if deterministic:
+        if deterministic or isinstance(observation, tuple):  # a tuple is a mistake that the policy explains
             return self.policy.predict(observation, state, episode_start, deterministic)
+        if isinstance(observation, list):
+            observation = np.array(observation)
         is_batch = self.policy.is_vectorized_observation(observation)
         array = next(iter(observation.values())) if isinstance(observation, dict) else observation
         # One draw for each env. For a single env these are the random numbers that SB3's DQN draws.

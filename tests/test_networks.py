@@ -248,6 +248,14 @@ def test_single_observations_and_batches(observation):
         assert actions.shape == (3,)
 
 
+def test_lists_are_observations_and_tuples_are_a_mistake():
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=100)
+    for deterministic in (True, False):
+        assert model.predict([0.0, 0.1, 0.2, 0.3], deterministic=deterministic)[0].shape == ()
+        with pytest.raises(ValueError, match="You have passed a tuple to the predict"):
+            model.predict((np.zeros(4), {}), deterministic=deterministic)
+
+
 def test_channels_last_images_work_as_in_stable_baselines3():
     env = FakeImageEnv(discrete=True, screen_height=40, screen_width=40, channel_first=False)
     model = RainbowDQN("CnnPolicy", env, buffer_size=100, batch_size=8, learning_starts=10)

@@ -1,5 +1,6 @@
 """rl_zoo3's scripts with Rainbow: training, playing, search, and the rest."""
 
+import importlib
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 
 from sb3_rainbow import RainbowDQN
-from sb3_rainbow.__main__ import _to_ourselves
+from sb3_rainbow.__main__ import _restore_generate_metadata, _to_ourselves, main
 from sb3_rainbow.networks import DataEfficientConv
 from sb3_rainbow.zoo import convert_rainbow_params, hyperparams_file, register, sample_rainbow_params
 
@@ -222,6 +223,31 @@ def test_train_and_enjoy_scripts():
     plot = run("-m", "sb3_rainbow", "plot_train", "--algo", "rainbow", "--env", "CartPole-v1", "-f", "logs", "--help")
     assert plot.returncode == 0
     assert "--exp-folder" in plot.stdout
+
+
+def test_model_cards_for_the_hub(tmp_path):
+    _restore_generate_metadata()
+    hub = importlib.import_module("rl_zoo3.push_to_hub")
+    card, metadata = hub.generate_model_card("rainbow", "RainbowDQN", "me", "CartPole-v1", 500.0, 0.0, {}, {})
+    hub.save_model_card(tmp_path, card, metadata)
+    readme = (tmp_path / "README.md").read_text()
+    assert "model-index" in readme
+    assert "500.00 +/- 0.00" in readme
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # runpy, in a process that has run others
+@pytest.mark.parametrize(
+    "script", ["push_to_hub", "load_from_hub", "record_training", "all_plots", "plot_from_file", "enjoy", "train"]
+)
+def test_every_script_of_rl_zoo3_starts(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sb3_rainbow", script, "--help"])
+    monkeypatch.setattr(subprocess, "call", subprocess.call)  # main() replaces it
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage" in shown
+    assert script in ("all_plots", "plot_from_file") or "rainbow" in shown
 
 
 @pytest.mark.parametrize(
