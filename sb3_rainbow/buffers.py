@@ -15,6 +15,7 @@ try:
 except ImportError:  # it comes with SB3's extras
     psutil = None
 
+from sb3_rainbow.arguments import number, whole_number
 from sb3_rainbow.returns import n_step_returns, n_step_windows
 from sb3_rainbow.sampling import PrioritizedSampler, Sampler, UniformSampler, importance_weights
 from sb3_rainbow.storage import Observation, Storage, make_storage
@@ -71,26 +72,19 @@ class RainbowReplayBuffer(ReplayBuffer):
         prioritized_replay_beta0: float = 0.4,
     ) -> None:
         # ReplayBuffer's own constructor would allocate all of its arrays
+        buffer_size = whole_number("buffer_size", buffer_size, 1)
         super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if optimize_memory_usage:
             raise ValueError(
                 "optimize_memory_usage=True would lose the observations that end an episode; leave it False"
             )
-        if n_steps < 1:
-            raise ValueError(f"n_steps={n_steps} must be at least 1")
-        for name, value in (
-            ("gamma", gamma),
-            ("prioritized_replay_alpha", prioritized_replay_alpha),
-            ("prioritized_replay_beta0", prioritized_replay_beta0),
-        ):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must be in [0, 1]")
         self.buffer_size = max(buffer_size // n_envs, 1)  # slots, as in SB3
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
-        self.n_steps, self.gamma = n_steps, gamma
+        self.n_steps = whole_number("n_steps", n_steps, 1)
+        self.gamma = number("gamma", gamma, 0, 1)
         self.prioritized_replay = prioritized_replay
-        self.beta = prioritized_replay_beta0
+        self.beta = number("prioritized_replay_beta0", prioritized_replay_beta0, 0, 1)
 
         # np.zeros maps a page of memory when it is first written to
         rows = (self.buffer_size, n_envs)
@@ -101,7 +95,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows)
         self.sampler: Sampler = UniformSampler(n_envs)
         if prioritized_replay:
-            self.sampler = PrioritizedSampler(self.buffer_size * n_envs, prioritized_replay_alpha)
+            alpha = number("prioritized_replay_alpha", prioritized_replay_alpha, 0, 1)
+            self.sampler = PrioritizedSampler(self.buffer_size * n_envs, alpha)
         self._drawn = np.empty(0, dtype=np.int64)
         self._slots_since_drawn = 0
 
@@ -127,7 +122,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         """
         obs = self._checked(obs, "observation")
         next_obs = self._checked(next_obs, "next observation")
-        self._require_finite(np.asarray(reward), "reward")
+        reward = np.asarray(reward, dtype=np.float32)
+        self._require_finite(reward, "reward")
         if self.size() == 0:
             self._warn_if_it_will_not_fit()
 
@@ -135,9 +131,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.actions[self.pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         self.dones[self.pos] = done
-        self.timeouts[self.pos] = 0
-        if self.handle_timeout_termination:
-            self.timeouts[self.pos] = [info.get("TimeLimit.truncated", False) for info in infos]
+        is_timeout = [self.handle_timeout_termination and info.get("TimeLimit.truncated", False) for info in infos]
+        self.timeouts[self.pos] = is_timeout
         self.sampler.add(self.pos * self.n_envs + np.arange(self.n_envs))
 
         self._slots_since_drawn += 1
