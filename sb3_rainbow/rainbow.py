@@ -277,50 +277,54 @@ class RainbowDQN(SavingDQN):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self._raise_beta()
-        head = self.q_net.head
-        buffer: Any = self.replay_buffer
-        learns_priorities = self.prioritized_replay and hasattr(buffer, "update_priorities")
+        assert self.replay_buffer is not None
         for _ in range(gradient_steps):
-            batch = buffer.sample(batch_size, env=self._vec_normalize_env)
-            # Buffers of other classes may have neither
-            weights = getattr(batch, "weights", None)
-            discounts = self.gamma if batch.discounts is None else batch.discounts
-
-            reset_noise(self.q_net)
-            reset_noise(self.q_net_target)
-            with th.no_grad():
-                next_outputs = self.q_net_target.outputs(batch.next_observations)
-                selecting = self.q_net.outputs(batch.next_observations) if self.double_q else next_outputs
-                next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
-            target = head.target(next_outputs, next_actions, batch.rewards, (1 - batch.dones) * discounts)
-
-            outputs = self.q_net.outputs(batch.observations)
-            losses, priorities = head.loss(outputs, batch.actions, target)  # (batch, 1) each
-            loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
-
-            self.policy.optimizer.zero_grad()
-            loss.backward()
-            grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-            self._require_finite(loss, grad_norm)
-            self.policy.optimizer.step()
-            if learns_priorities:
-                new = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
-                buffer.update_priorities(batch.indices, new)
-
-            q_values = head.q_values(outputs.detach()).gather(1, batch.actions.long())
-            self._training_log.add(
-                {
-                    "loss": loss,
-                    "q_mean": q_values.mean(),
-                    head.priority_name: priorities.mean(),
-                    "grad_norm": grad_norm,
-                    **head.watch(target),
-                }
-            )
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            self._training_log.add(self._gradient_step(batch))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":  # elsewhere this would wait for the device: dump_logs does it
             self._record_training()
+
+    def _gradient_step(self, batch: Any) -> dict[str, th.Tensor]:
+        """
+        :param batch: a sample of our replay buffer, or of another class: those have no weights, and maybe no discounts
+        :return: what is logged of this step, by name
+        """
+        head = self.q_net.head
+        weights = getattr(batch, "weights", None)
+        discounts = self.gamma if batch.discounts is None else batch.discounts
+
+        reset_noise(self.q_net)
+        reset_noise(self.q_net_target)
+        with th.no_grad():
+            next_outputs = self.q_net_target.outputs(batch.next_observations)
+            selecting = self.q_net.outputs(batch.next_observations) if self.double_q else next_outputs
+            next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
+        target = head.target(next_outputs, next_actions, batch.rewards, (1 - batch.dones) * discounts)
+
+        outputs = self.q_net.outputs(batch.observations)
+        losses, priorities = head.loss(outputs, batch.actions, target)  # (batch, 1) each
+        loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
+
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self._require_finite(loss, grad_norm)
+        self.policy.optimizer.step()
+        buffer: Any = self.replay_buffer
+        if self.prioritized_replay and hasattr(buffer, "update_priorities"):
+            new_priorities = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
+            buffer.update_priorities(batch.indices, new_priorities)
+
+        q_values = head.q_values(outputs.detach()).gather(1, batch.actions.long())
+        return {
+            "loss": loss,
+            "q_mean": q_values.mean(),
+            head.priority_name: priorities.mean(),
+            "grad_norm": grad_norm,
+            **head.watch(target),
+        }
 
     def _raise_beta(self) -> None:
         """Linear in the progress of training, and never down again, whatever a second ``learn`` does to progress."""
