@@ -10,6 +10,8 @@ import importlib.util
 import runpy
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 from sb3_rainbow.zoo import register
@@ -29,12 +31,15 @@ def main() -> None:
     # Some scripts start others, which would not know of Rainbow
     subprocess.call = _to_ourselves(subprocess.call)
     _restore_generate_metadata()
+    # The package of the plots has imported the module already, which makes no difference here
+    warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _find(script: str) -> str | None:
     for package in ("rl_zoo3", "rl_zoo3.plots"):
-        if script.isidentifier() and importlib.util.find_spec(f"{package}.{script}"):
+        spec = importlib.util.find_spec(f"{package}.{script}") if script.isidentifier() else None
+        if spec and spec.origin and "ArgumentParser(" in Path(spec.origin).read_text():  # not one of its other modules
             return f"{package}.{script}"
     return None
 

@@ -4,19 +4,25 @@ import math
 from typing import Any
 
 import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.utils import get_device
 
 
-def whole_number(name: str, value: Any, at_least: int) -> int:
+def whole_number(name: str, value: Any, at_least: int, at_most: float = math.inf) -> int:
     """
     :param name: of the argument
     :param value: an integer, or a float without a fraction such as 1e6
     :param at_least: smallest allowed value
+    :param at_most: largest allowed value
     :return: the value as an int
     :raises ValueError: on anything else
     """
-    if _is_finite_number(value) and value == int(value) and value >= at_least:
+    if _is_finite_number(value) and value == int(value) and at_least <= value <= at_most:
         return int(value)
-    raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}")
+    end = "" if at_most == math.inf else f" and at most {at_most}"
+    raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}{end}")
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False, hint: str = "") -> float:
@@ -37,6 +43,19 @@ def number(name: str, value: Any, low: float, high: float = math.inf, above: boo
     raise ValueError(f"{name}={value!r} must be a number of {start}{end}{hint and '; '}{hint}")
 
 
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """
+    :param name: of the argument
+    :param value: one of the allowed values
+    :param allowed: these
+    :return: the value
+    :raises ValueError: on anything else
+    """
+    if value in allowed:
+        return value
+    raise ValueError(f"{name}={value!r} must be one of {allowed}")
+
+
 def switch(name: str, value: Any) -> bool:
     """
     :param name: of the argument
@@ -47,6 +66,92 @@ def switch(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise ValueError(f"{name}={value!r} must be True or False")
+
+
+def instance_of(name: str, value: Any, kinds: Any, remedy: str) -> None:
+    """
+    :param name: of the argument
+    :param value: an instance of one of the kinds
+    :param kinds: a type, or a union of types
+    :param remedy: what to write instead
+    :raises ValueError: on anything else
+    """
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name}={value!r} is not supported: write {remedy}")
+
+
+def subclass_of(name: str, value: Any, base: type, otherwise: str) -> None:
+    """
+    :param name: of the argument
+    :param value: a subclass of ``base``
+    :param base: a class
+    :param otherwise: what else may be written
+    :raises ValueError: on anything else
+    """
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise ValueError(f"{name}={value!r} must be {otherwise}, or a subclass of {base.__module__}.{base.__name__}")
+
+
+def agreement(name: str, given: dict[str, Any], ours: dict[str, Any]) -> None:
+    """
+    :param name: of an argument that holds other arguments
+    :param given: these
+    :param ours: those of them that RainbowDQN itself has, and their values
+    :raises ValueError: when an argument is given twice with two values
+    """
+    for key in given.keys() & ours.keys():
+        if given[key] != ours[key]:
+            raise ValueError(
+                f"{name} has {key}={given[key]!r}, but RainbowDQN itself {key}={ours[key]!r}: write "
+                f"RainbowDQN(..., {key}={given[key]!r})"
+            )
+
+
+def train_frequency(train_freq: Any, n_envs: int) -> None:
+    """
+    :param train_freq: a number of vectorised steps, or a tuple of a number and "step" or "episode"
+    :param n_envs: number of envs
+    :raises ValueError: on anything else, and on episodes of several envs
+    """
+    frequency, unit = train_freq if isinstance(train_freq, tuple) and len(train_freq) == 2 else (train_freq, "step")
+    unit = unit.value if isinstance(unit, TrainFrequencyUnit) else unit
+    is_whole = isinstance(frequency, int) and not isinstance(frequency, bool)
+    if not is_whole or frequency < 1 or unit not in ("step", "episode"):
+        raise ValueError(
+            f"train_freq={train_freq!r} must be an integer of at least 1, or a tuple such as "
+            '(4, "step") or (1, "episode")'
+        )
+    if unit == "episode" and n_envs > 1:
+        raise ValueError(
+            f"train_freq={train_freq!r} counts episodes, which needs a single env, not {n_envs}: count steps, such as "
+            '(4, "step")'
+        )
+
+
+def discrete_actions(space: spaces.Space) -> None:
+    """
+    :param space: action space
+    :raises ValueError: when it is not Discrete, or does not start at 0
+    """
+    if not isinstance(space, spaces.Discrete):
+        raise ValueError(
+            f"action_space={space} is not supported: RainbowDQN chooses among Discrete actions. Wrap the env so that "
+            "each number stands for an action"
+        )
+    if space.start != 0:
+        raise ValueError(f"action_space={space} must start at 0: shift the actions in a wrapper of the env")
+
+
+def known_device(device: Any) -> th.device:
+    """
+    :param device: "auto", or what PyTorch calls a device
+    :return: the device
+    :raises ValueError: when PyTorch does not know it
+    """
+    try:
+        return get_device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is unknown: write 'auto', 'cpu' or 'cuda' ({error})") from error
 
 
 def _is_finite_number(value: Any) -> bool:

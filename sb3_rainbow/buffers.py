@@ -1,6 +1,7 @@
 """Second floor: SB3 replay buffers made of a storage and a sampler."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ try:
 except ImportError:  # it comes with SB3's extras
     psutil = None
 
-from sb3_rainbow.arguments import number, whole_number
+from sb3_rainbow.arguments import number, switch, whole_number
 from sb3_rainbow.returns import n_step_returns, n_step_windows
 from sb3_rainbow.sampling import PrioritizedSampler, Sampler, UniformSampler, importance_weights
 from sb3_rainbow.storage import Observation, Storage, make_storage
@@ -72,9 +73,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         prioritized_replay_beta0: float = 0.4,
     ) -> None:
         # ReplayBuffer's own constructor would allocate all of its arrays
-        buffer_size = whole_number("buffer_size", buffer_size, 1)
+        n_envs, buffer_size = whole_number("n_envs", n_envs, 1), whole_number("buffer_size", buffer_size, 1)
         super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        if optimize_memory_usage:
+        if switch("optimize_memory_usage", optimize_memory_usage):
             raise ValueError(
                 "optimize_memory_usage=True would lose the observations that end an episode; leave it False"
             )
@@ -83,8 +84,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.handle_timeout_termination = handle_timeout_termination
         self.n_steps = whole_number("n_steps", n_steps, 1)
         self.gamma = number("gamma", gamma, 0, 1)
-        self.prioritized_replay = prioritized_replay
+        self.prioritized_replay = switch("prioritized_replay", prioritized_replay)
         self.beta = number("prioritized_replay_beta0", prioritized_replay_beta0, 0, 1)
+        alpha = number("prioritized_replay_alpha", prioritized_replay_alpha, 0, 1)
 
         # np.zeros maps a page of memory when it is first written to
         rows = (self.buffer_size, n_envs)
@@ -95,7 +97,6 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows)
         self.sampler: Sampler = UniformSampler(n_envs)
         if prioritized_replay:
-            alpha = number("prioritized_replay_alpha", prioritized_replay_alpha, 0, 1)
             self.sampler = PrioritizedSampler(self.buffer_size * n_envs, alpha)
         self._drawn = np.empty(0, dtype=np.int64)
         self._slots_since_drawn = 0
@@ -118,11 +119,12 @@ class RainbowReplayBuffer(ReplayBuffer):
         :param reward: (n_envs,)
         :param done: (n_envs,) the episode ended, whether terminal or truncated
         :param infos: one for each env; ``TimeLimit.truncated`` tells a truncation from a terminal state
-        :raises ValueError: on a reward or an observation that is NaN or infinite; nothing has been stored then
+        :raises ValueError: on a reward or an observation that is NaN, infinite or of another shape; nothing has been
+            stored then
         """
         obs = self._checked(obs, "observation")
         next_obs = self._checked(next_obs, "next observation")
-        reward = np.asarray(reward, dtype=np.float32)
+        reward = np.asarray(reward, dtype=np.float32).reshape(self.n_envs)
         self._require_finite(reward, "reward")
         if self.size() == 0:
             self._warn_if_it_will_not_fit()
@@ -188,11 +190,16 @@ class RainbowReplayBuffer(ReplayBuffer):
 
         :param indices: (batch,) ``slot * n_envs + env``, as ``sample`` returned them
         :param priorities: (batch,) finite, above 0, before the exponent alpha
-        :raises ValueError: on another priority; nothing has been changed then
+        :raises ValueError: on another priority, or an index where nothing is stored; nothing has been changed then
         """
         indices, priorities = np.asarray(indices), np.asarray(priorities)
         if indices.shape != priorities.shape:
             raise ValueError(f"indices have shape {indices.shape}, priorities {priorities.shape}")
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.size() * self.n_envs:
+            raise ValueError(
+                f"indices {indices.min()} to {indices.max()} are not all of the {self.size() * self.n_envs} "
+                "transitions stored: use those that sample() returned"
+            )
         if self._slots_since_drawn and np.array_equal(indices, self._drawn):
             age = (self.pos - 1 - indices // self.n_envs) % self.buffer_size  # slots written after it
             kept = age >= self._slots_since_drawn
@@ -209,8 +216,25 @@ class RainbowReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         """Forget all transitions, but not the highest priority seen."""
         super().reset()
+        self._drawn = np.empty(0, dtype=np.int64)
         self.sampler.clear()
         self.storage.cut(np.arange(self.n_envs))
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        """A copy of the observations stored so far, (size, n_envs, *obs_shape), or a dict of such arrays."""
+        return self._all_rows(self.storage.get)
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """A copy of the next observations stored so far, shaped as ``observations``."""
+        return self._all_rows(self.storage.get_next)
+
+    def _all_rows(self, get: Callable[[np.ndarray, np.ndarray], Observation]) -> Observation:
+        rows = get(*np.divmod(np.arange(self.size() * self.n_envs), self.n_envs))
+        if isinstance(rows, dict):
+            return {key: array.reshape(-1, self.n_envs, *array.shape[1:]) for key, array in rows.items()}
+        return rows.reshape(-1, self.n_envs, *rows.shape[1:])
 
     def _warn_if_it_will_not_fit(self) -> None:
         if psutil is None:
@@ -233,7 +257,17 @@ class RainbowReplayBuffer(ReplayBuffer):
         return self._checked_array(obs, self.observation_space, self.obs_shape, name)
 
     def _checked_array(self, obs: Any, space: spaces.Space, shape: tuple[int, ...], name: str) -> np.ndarray:
-        array = np.asarray(obs, dtype=space.dtype).reshape(self.n_envs, *shape)
+        array = np.asarray(obs)
+        if isinstance(space, spaces.Discrete):  # (n_envs,), stored as (n_envs, 1)
+            array = array.reshape(self.n_envs, *shape)
+        if array.shape != (self.n_envs, *shape):
+            raise ValueError(
+                f"{name} has shape {array.shape}, expected {(self.n_envs, *shape)}: give the env's observation_space "
+                "that shape; images below VecNormalize need a VecTransposeImage there"
+            )
+        if np.issubdtype(array.dtype, np.floating):  # before it is made an integer, and after it is made smaller
+            self._require_finite(array, name)
+        array = array.astype(space.dtype, copy=False)
         if np.issubdtype(array.dtype, np.floating):
             self._require_finite(array, name)
         return array
@@ -255,5 +289,5 @@ class RainbowReplayBuffer(ReplayBuffer):
         return self._tensor(obs)
 
 
-class RainbowDictReplayBuffer(RainbowReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
+class RainbowDictReplayBuffer(RainbowReplayBuffer, DictReplayBuffer):  # type: ignore[misc, override]
     """``RainbowReplayBuffer`` for Dict observations."""

@@ -22,9 +22,7 @@ def project_onto_support(
     batch_size, n_atoms = next_probs.shape
     if support.shape != (n_atoms,):
         raise ValueError(f"support has shape {tuple(support.shape)}, next_probs {tuple(next_probs.shape)}")
-    for name, column in (("returns", returns), ("discounts", discounts)):
-        if column.shape != (batch_size, 1):
-            raise ValueError(f"{name} has shape {tuple(column.shape)}, expected {(batch_size, 1)} for next_probs")
+    require_columns(batch_size, returns=returns, discounts=discounts)
     with th.no_grad():
         spacing = (support[-1] - support[0]) / (n_atoms - 1)
         # Where each atom lands, in atoms from the first. Clamped here, not before: rounding may overstep the end.
@@ -37,6 +35,17 @@ def project_onto_support(
         projected.scatter_add_(1, lower_index, next_probs * (1 - upper_share))
         projected.scatter_add_(1, upper_index, next_probs * upper_share)
         return projected
+
+
+def require_columns(batch_size: int, **columns: th.Tensor) -> None:
+    """
+    :param batch_size: number of rows
+    :param columns: tensors that must have the shape (batch_size, 1), by name
+    :raises ValueError: on another shape, which would broadcast silently
+    """
+    for name, column in columns.items():
+        if column.shape != (batch_size, 1):
+            raise ValueError(f"{name} has shape {tuple(column.shape)}, expected {(batch_size, 1)}")
 
 
 def cross_entropy(target_probs: th.Tensor, log_probs: th.Tensor) -> th.Tensor:

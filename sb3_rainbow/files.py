@@ -28,6 +28,7 @@ def written_beside(path: Path, suffix: str) -> Iterator[Path]:
     path = pathlib.Path(path)
     if not path.suffix:
         path = path.with_name(f"{path.name}.{suffix}")
+    path = path.resolve()  # a link stays a link, to the new file
     if path.is_dir():  # SB3 warns and chooses another name
         yield path
         return

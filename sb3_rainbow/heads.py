@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rainbow.categorical import cross_entropy, entropy, project_onto_support
+from sb3_rainbow.categorical import cross_entropy, entropy, project_onto_support, require_columns
 
 
 class Head(nn.Module, ABC):
@@ -67,11 +67,13 @@ class ScalarHead(Head):
     def target(
         self, next_outputs: th.Tensor, next_actions: th.Tensor, returns: th.Tensor, discounts: th.Tensor
     ) -> th.Tensor:
+        require_columns(len(next_outputs), returns=returns, discounts=discounts)
         with th.no_grad():
             return returns + discounts * _of_actions(next_outputs, next_actions)
 
     def loss(self, outputs: th.Tensor, actions: th.Tensor, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         values = _of_actions(outputs, actions)
+        require_columns(len(values), target=target)
         return F.smooth_l1_loss(values, target, reduction="none"), (target - values).detach().abs()
 
 
@@ -115,6 +117,5 @@ class CategoricalHead(Head):
 
 def _of_actions(outputs: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """(batch, n_actions, size) and (batch, 1) -> (batch, size)"""
-    if actions.shape != (len(outputs), 1):
-        raise ValueError(f"actions have shape {tuple(actions.shape)}, expected {(len(outputs), 1)}")
+    require_columns(len(outputs), actions=actions)
     return outputs[th.arange(len(outputs), device=outputs.device), actions.squeeze(1).long()]

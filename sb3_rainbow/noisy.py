@@ -8,6 +8,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_rainbow.arguments import number, one_of
+
 NOISE_KINDS = ("factorised", "independent")
 
 
@@ -31,12 +33,9 @@ class NoisyLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, sigma_init: float = 0.5, noise: str = "factorised") -> None:
         super().__init__()
-        if noise not in NOISE_KINDS:
-            raise ValueError(f"noise={noise!r} must be one of {NOISE_KINDS}")
-        if not (math.isfinite(sigma_init) and sigma_init > 0):
-            raise ValueError(f"sigma_init={sigma_init} must be above 0; the paper has 0.5, many runs on Atari 0.1")
         self.in_features, self.out_features = in_features, out_features
-        self.factorised = noise == "factorised"
+        self.factorised = one_of("noise", noise, NOISE_KINDS) == "factorised"
+        sigma_init = number("sigma_init", sigma_init, 0, above=True, hint="published: 0.5, or 0.1")
         bound = 1 / math.sqrt(in_features) if self.factorised else math.sqrt(3 / in_features)
         sigma = sigma_init / math.sqrt(in_features)
         self.weight_mu = nn.Parameter(th.empty(out_features, in_features).uniform_(-bound, bound))

@@ -1,10 +1,10 @@
 """Second floor: policies, which build the online and the target network and act with the one."""
 
 import importlib
-import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -17,10 +17,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from sb3_rainbow.arguments import number, one_of, switch, whole_number
 from sb3_rainbow.heads import CategoricalHead, ScalarHead
 from sb3_rainbow.networks import DUELING_AGGREGATIONS, ConvExtractor, NatureConv, RainbowNetwork
 from sb3_rainbow.noisy import NOISE_KINDS, NoisyLinear, fresh_noise
 
+# Beyond this float32 loses its footing
+_LARGEST = 1e30
 # Published with Rainbow (https://arxiv.org/abs/1710.02298) for batches of 32
 _ADAM_EPS = 1.5e-4
 
@@ -78,29 +81,32 @@ class RainbowPolicy(DQNPolicy):
         noise: str = "factorised",
         dueling_aggregation: str = "mean",
     ) -> None:
-        if isinstance(features_extractor_class, str):
-            features_extractor_class = _import_extractor(features_extractor_class)
+        features_extractor_class = _extractor(features_extractor_class)
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if issubclass(features_extractor_class, ConvExtractor):
-            features_extractor_kwargs.setdefault("normalized_image", not normalize_images)
+            if not normalize_images:  # as SB3 does for NatureCNN
+                features_extractor_kwargs.setdefault("normalized_image", True)
             net_arch = features_extractor_class.default_net_arch if net_arch is None else net_arch
         elif net_arch is None:
             net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
+        if not isinstance(net_arch, list | tuple):
+            raise ValueError(f"net_arch={net_arch!r} must be a list of layer widths, such as [512]")
+        net_arch = [whole_number(f"net_arch={net_arch}: a width", width, 1) for width in net_arch]
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": _ADAM_EPS}
-        _check_network(net_arch, n_atoms, v_min, v_max, sigma_init, noise, dueling_aggregation)
         # Read by make_q_net, which the constructor of DQNPolicy calls
         self.rainbow_kwargs: dict[str, Any] = {
-            "dueling": dueling,
-            "noisy": noisy,
-            "distributional": distributional,
-            "n_atoms": n_atoms,
-            "v_min": v_min,
-            "v_max": v_max,
-            "sigma_init": sigma_init,
-            "noise": noise,
-            "dueling_aggregation": dueling_aggregation,
+            "dueling": switch("dueling", dueling),
+            "noisy": switch("noisy", noisy),
+            "distributional": switch("distributional", distributional),
+            "n_atoms": whole_number("n_atoms", n_atoms, 2),
+            "v_min": number("v_min", v_min, -_LARGEST, _LARGEST),
+            "v_max": number("v_max", v_max, -_LARGEST, _LARGEST),
+            "sigma_init": number("sigma_init", sigma_init, 0, _LARGEST, above=True, hint="published: 0.5, or 0.1"),
+            "noise": one_of("noise", noise, NOISE_KINDS),
+            "dueling_aggregation": one_of("dueling_aggregation", dueling_aggregation, DUELING_AGGREGATIONS),
         }
+        _check_support(n_atoms, v_min, v_max)
         super().__init__(
             observation_space,
             action_space,
@@ -163,38 +169,25 @@ class MultiInputPolicy(RainbowPolicy):
 MlpPolicy = RainbowPolicy
 
 
-def _import_extractor(name: str) -> type[BaseFeaturesExtractor]:
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+def _extractor(given: Any) -> type[BaseFeaturesExtractor]:
+    extractor, problem = given, ""
+    if isinstance(given, str):
+        module, _, attribute = given.rpartition(".")
+        try:
+            extractor = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            problem = f" ({error})"
+    if isinstance(extractor, type) and issubclass(extractor, BaseFeaturesExtractor):
+        return extractor
+    raise ValueError(
+        f"features_extractor_class={given!r} is no features extractor{problem}: write a subclass of SB3's "
+        "BaseFeaturesExtractor, or the dotted name of one, such as 'sb3_rainbow.networks.DataEfficientConv'"
+    )
+
+
+def _check_support(n_atoms: int, v_min: float, v_max: float) -> None:
+    if not (np.diff(np.linspace(v_min, v_max, int(n_atoms), dtype=np.float32)) > 0).all():
         raise ValueError(
-            f"features_extractor_class={name!r} cannot be imported ({error}); write a class, or a dotted name such as "
-            "'sb3_rainbow.networks.DataEfficientConv'"
-        ) from error
-
-
-def _check_network(
-    net_arch: list[int],
-    n_atoms: int,
-    v_min: float,
-    v_max: float,
-    sigma_init: float,
-    noise: str,
-    dueling_aggregation: str,
-) -> None:
-    """
-    :raises ValueError: naming the first argument that is out of range
-    """
-    if not (isinstance(net_arch, list | tuple) and all(isinstance(width, int) and width > 0 for width in net_arch)):
-        raise ValueError(f"net_arch={net_arch!r} must be a list of layer widths above 0, such as [512]")
-    if not (isinstance(n_atoms, int) and n_atoms >= 2):
-        raise ValueError(f"n_atoms={n_atoms!r} must be an integer of at least 2")
-    if not (math.isfinite(v_min) and math.isfinite(v_max) and v_min < v_max):
-        raise ValueError(f"v_min={v_min} must be below v_max={v_max}, both finite: returns outside them are cut off")
-    if not (math.isfinite(sigma_init) and sigma_init > 0):
-        raise ValueError(f"sigma_init={sigma_init} must be above 0; published: 0.5, many Atari runs: 0.1")
-    if noise not in NOISE_KINDS:
-        raise ValueError(f"noise={noise!r} must be one of {NOISE_KINDS}")
-    if dueling_aggregation not in DUELING_AGGREGATIONS:
-        raise ValueError(f"dueling_aggregation={dueling_aggregation!r} must be one of {DUELING_AGGREGATIONS}")
+            f"v_min={v_min} must be below v_max={v_max}, by enough for n_atoms={n_atoms} to differ: choose them so "
+            "that all discounted returns lie between"
+        )

@@ -1,9 +1,11 @@
 """Third floor: the algorithm."""
 
 import inspect
+import os
 import warnings
 from typing import Any, ClassVar, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -12,9 +14,21 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_rainbow.arguments import number, switch, whole_number
+from sb3_rainbow.arguments import (
+    agreement,
+    discrete_actions,
+    instance_of,
+    known_device,
+    number,
+    subclass_of,
+    switch,
+    train_frequency,
+    whole_number,
+)
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
+from sb3_rainbow.files import Path
 from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import noisy_layers, reset_noise
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
@@ -23,8 +37,6 @@ from sb3_rainbow.saving import SavingDQN
 from sb3_rainbow.watch import SupportWatch, TrainingLog
 
 SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
-
-_NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
 
 
 class RainbowDQN(SavingDQN):
@@ -142,22 +154,25 @@ class RainbowDQN(SavingDQN):
             hint="a transition of priority 0 would never be drawn again",
         )
         self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
-        if not callable(learning_rate):
-            number("learning_rate", learning_rate, 0)
+        number("learning_rate", learning_rate(1.0) if callable(learning_rate) else learning_rate, 0)
+        instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
+        instance_of("replay_buffer_kwargs", replay_buffer_kwargs, dict | None, "a dict of the buffer's arguments")
+        instance_of("tensorboard_log", tensorboard_log, str | os.PathLike | None, "the path of a folder")
         if exploration_initial_eps is None:
             exploration_initial_eps = 0.0 if noisy else 1.0
         if exploration_final_eps is None:
             exploration_final_eps = 0.0 if noisy else 0.05
         if exploration_fraction is None:
             exploration_fraction = 0.1
-        if isinstance(policy, type) and not issubclass(policy, RainbowPolicy):
-            raise ValueError(
-                f"policy={policy.__name__} must be 'MlpPolicy', 'CnnPolicy', 'MultiInputPolicy' or a subclass of "
-                "sb3_rainbow.MlpPolicy"
-            )
-        if env is not None:
+        if not isinstance(policy, str) or policy not in self.policy_aliases:
+            subclass_of("policy", policy, RainbowPolicy, "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'")
+        if replay_buffer_class is not None:
+            subclass_of("replay_buffer_class", replay_buffer_class, ReplayBuffer, "None for the default")
+        verbose = whole_number("verbose", verbose, 0)
+        if env is not None or _init_setup_model:  # load() may do without
+            instance_of("env", env, str | gym.Env | VecEnv, "an environment, or its name")
             env = maybe_make_env(env, verbose)
-            _check_action_space(env.action_space)
+            discrete_actions(env.action_space)
         super().__init__(
             policy,
             env,
@@ -171,19 +186,19 @@ class RainbowDQN(SavingDQN):
             whole_number("gradient_steps", gradient_steps, -1),
             replay_buffer_class,
             replay_buffer_kwargs,
-            optimize_memory_usage,
+            switch("optimize_memory_usage", optimize_memory_usage),
             whole_number("n_steps", n_steps, 1),
             whole_number("target_update_interval", target_update_interval, 1),
             number("exploration_fraction", exploration_fraction, 0, 1),
             number("exploration_initial_eps", exploration_initial_eps, 0, 1),
             number("exploration_final_eps", exploration_final_eps, 0, 1),
-            np.inf if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0, above=True),
+            np.inf if max_grad_norm in (None, np.inf) else number("max_grad_norm", max_grad_norm, 0, above=True),
             whole_number("stats_window_size", stats_window_size, 1),
             tensorboard_log,
             policy_kwargs,
             verbose,
-            seed,
-            device,
+            None if seed is None else whole_number("seed", seed, 0, 2**32 - 1),
+            known_device(device),
             _init_setup_model=False,
         )
         if _init_setup_model:
@@ -196,26 +211,10 @@ class RainbowDQN(SavingDQN):
 
         :raises ValueError: naming the first argument that does not fit
         """
-        for name in _NETWORK_SWITCHES:
-            if self.policy_kwargs.get(name, getattr(self, name)) != getattr(self, name):
-                value = self.policy_kwargs[name]
-                raise ValueError(
-                    f"policy_kwargs has {name}={value!r}, but RainbowDQN itself {name}={getattr(self, name)}: write "
-                    f"RainbowDQN(..., {name}={value!r})"
-                )
-        train_freq = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
-        match train_freq:
-            case (int(frequency), "step" | "episode" as unit) if frequency >= 1:
-                if unit == "episode" and self.n_envs > 1:
-                    raise ValueError(
-                        f"train_freq={self.train_freq} counts episodes, which needs a single env, not {self.n_envs}: "
-                        'count steps, such as (4, "step")'
-                    )
-            case _:
-                raise ValueError(
-                    f"train_freq={self.train_freq!r} must be an integer of at least 1, or a tuple such as "
-                    '(4, "step") or (1, "episode")'
-                )
+        agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
+        if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
+            agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, self._buffer_arguments())
+        train_frequency(self.train_freq, self.n_envs)
         if self.buffer_size < self.batch_size:
             raise ValueError(f"buffer_size={self.buffer_size} must be at least batch_size={self.batch_size}")
         if self.buffer_size < self.n_steps * self.n_envs:
@@ -225,6 +224,18 @@ class RainbowDQN(SavingDQN):
             )
         if self.replay_buffer_class is not None:
             self._warn_of_idle_switches(self.replay_buffer_class)
+
+    def _network_switches(self) -> dict[str, bool]:
+        return {"dueling": self.dueling, "noisy": self.noisy, "distributional": self.distributional}
+
+    def _buffer_arguments(self) -> dict[str, Any]:
+        return {
+            "n_steps": self.n_steps,
+            "gamma": self.gamma,
+            "prioritized_replay": self.prioritized_replay,
+            "prioritized_replay_alpha": self.prioritized_replay_alpha,
+            "prioritized_replay_beta0": self.prioritized_replay_beta0,
+        }
 
     def _warn_of_idle_switches(self, buffer_class: type[ReplayBuffer]) -> None:
         idle = []
@@ -239,23 +250,25 @@ class RainbowDQN(SavingDQN):
                 stacklevel=4,
             )
 
+    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
+        super().load_replay_buffer(path, truncate_last_traj)
+        if self.replay_buffer is not None and type(self.replay_buffer) is not self.replay_buffer_class:
+            self._warn_of_idle_switches(type(self.replay_buffer))
+
+    load_replay_buffer.__doc__ = SavingDQN.load_replay_buffer.__doc__
+
     def _setup_model(self) -> None:
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
+        for name in ("double_q", "prioritized_replay", *self._network_switches()):
+            switch(name, getattr(self, name))  # load(path, noisy=...) sets them unseen
         taken = _constructor_arguments(self.replay_buffer_class)
-        buffer_kwargs = {
-            "n_steps": self.n_steps,
-            "gamma": self.gamma,
-            "prioritized_replay": self.prioritized_replay,
-            "prioritized_replay_alpha": self.prioritized_replay_alpha,
-            "prioritized_replay_beta0": self.prioritized_replay_beta0,
-        }
-        buffer_kwargs = {name: value for name, value in buffer_kwargs.items() if name in taken}
+        buffer_kwargs = {name: value for name, value in self._buffer_arguments().items() if name in taken}
         # What SB3 builds from is completed for the time of building only: it compares policy_kwargs on load, and says
         # that n_steps is ignored by any replay_buffer_class.
         given = self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps
-        self.policy_kwargs = {name: getattr(self, name) for name in _NETWORK_SWITCHES} | self.policy_kwargs
+        self.policy_kwargs = self._network_switches() | self.policy_kwargs
         self.replay_buffer_kwargs = buffer_kwargs | self.replay_buffer_kwargs
         self.n_steps = 1
         try:
@@ -276,7 +289,8 @@ class RainbowDQN(SavingDQN):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        self._raise_beta()
+        self._require_finite(learning_rate=self.lr_schedule(self._current_progress_remaining))
+        self._update_buffer()
         assert self.replay_buffer is not None
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -293,7 +307,9 @@ class RainbowDQN(SavingDQN):
         """
         head = self.q_net.head
         weights = getattr(batch, "weights", None)
-        discounts = self.gamma if batch.discounts is None else batch.discounts
+        discounts = getattr(batch, "discounts", None)
+        discounts = self.gamma if discounts is None else discounts
+        self._require_finite(rewards=batch.rewards)
 
         reset_noise(self.q_net)
         reset_noise(self.q_net_target)
@@ -310,7 +326,7 @@ class RainbowDQN(SavingDQN):
         self.policy.optimizer.zero_grad()
         loss.backward()
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self._require_finite(loss, grad_norm)
+        self._require_finite(loss=loss, gradient_norm=grad_norm)
         self.policy.optimizer.step()
         buffer: Any = self.replay_buffer
         if self.prioritized_replay and hasattr(buffer, "update_priorities"):
@@ -326,29 +342,36 @@ class RainbowDQN(SavingDQN):
             **head.watch(target),
         }
 
-    def _raise_beta(self) -> None:
-        """Linear in the progress of training, and never down again, whatever a second ``learn`` does to progress."""
+    def _update_buffer(self) -> None:
+        """Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved."""
         progress = min((1 - self._current_progress_remaining) / self.prioritized_replay_beta_fraction, 1.0)
         beta = self.prioritized_replay_beta0 + (1 - self.prioritized_replay_beta0) * progress
+        # Linear in the progress of training, but never down again, whatever a second learn() does to progress
         self.prioritized_replay_beta = max(self.prioritized_replay_beta, beta)
-        if isinstance(self.replay_buffer, RainbowReplayBuffer):
-            self.replay_buffer.beta = self.prioritized_replay_beta
+        buffer = self.replay_buffer
+        if isinstance(buffer, RainbowReplayBuffer):
+            buffer.beta, buffer.n_steps, buffer.gamma = self.prioritized_replay_beta, self.n_steps, self.gamma
 
-    def _require_finite(self, loss: th.Tensor, grad_norm: th.Tensor) -> None:
-        if not (th.isfinite(loss) and th.isfinite(grad_norm)):
-            raise ValueError(
-                f"loss={loss.item()} or gradient norm={grad_norm.item()} is not finite, at env step "
-                f"{self.num_timesteps}; it has changed no weight and no priority. Lower the learning_rate of "
-                f"{self.lr_schedule(self._current_progress_remaining)}, or look for huge observations and rewards"
-            )
+    def _require_finite(self, **values: Any) -> None:
+        for name, value in values.items():
+            tensor = th.as_tensor(value)
+            bad = tensor[~th.isfinite(tensor)]
+            if len(bad):
+                raise ValueError(
+                    f"{name}={bad[0].item()} is not finite, at env step {self.num_timesteps}; it has changed no weight "
+                    "and no priority. Look for huge rewards and observations, also in the statistics of VecNormalize, "
+                    "or lower the learning_rate"
+                )
 
     def _record_training(self) -> None:
         means, steps = self._training_log.record(self.logger)
-        if "support_edge" in means:
-            assert self.replay_buffer is not None
-            self._support_watch.add(
-                means["support_edge"], steps, self.replay_buffer, self.gamma, self._vec_normalize_env
-            )
+        buffer = self.replay_buffer
+        if isinstance(buffer, RainbowReplayBuffer) and isinstance(buffer.sampler, PrioritizedSampler):
+            self.logger.record("train/beta", buffer.beta)
+            self.logger.record("train/max_priority", buffer.sampler.max_priority)
+        if "support_edge" in means and isinstance(getattr(buffer, "rewards", None), np.ndarray):
+            assert buffer is not None
+            self._support_watch.add(means["support_edge"], steps, buffer, self.gamma, self._vec_normalize_env)
 
     def dump_logs(self) -> None:
         """Write log data, SB3's and ours."""
@@ -356,10 +379,6 @@ class RainbowDQN(SavingDQN):
             self._record_training()
             for index, layer in enumerate(noisy_layers(self.q_net)):
                 self.logger.record(f"train/snr_{index}", layer.signal_to_noise())
-            sampler = getattr(self.replay_buffer, "sampler", None)
-            if isinstance(sampler, PrioritizedSampler):
-                self.logger.record("train/beta", self.prioritized_replay_beta)
-                self.logger.record("train/max_priority", sampler.max_priority)
         super().dump_logs()
 
     def predict(
@@ -440,13 +459,6 @@ class RainbowDQN(SavingDQN):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_training_log", "_support_watch"]
-
-
-def _check_action_space(space: spaces.Space) -> None:
-    if not isinstance(space, spaces.Discrete):
-        raise ValueError(f"action_space={space} is not supported: RainbowDQN chooses among Discrete actions only")
-    if space.start != 0:
-        raise ValueError(f"action_space={space} must start at 0: shift the actions in a wrapper of the env")
 
 
 def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:

@@ -10,6 +10,7 @@ from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.buffers import RainbowReplayBuffer
 from sb3_rainbow.files import Path, check_saved_model, written_beside
+from sb3_rainbow.sampling import PrioritizedSampler
 
 SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
 
@@ -20,6 +21,7 @@ class SavingDQN(DQN):
     """DQN whose files are written beside and renamed, and checked when they are read."""
 
     prioritized_replay: bool
+    prioritized_replay_alpha: float
     _play_only = False
 
     def save(
@@ -71,8 +73,9 @@ class SavingDQN(DQN):
             parameters: dict[str, Any] = load_path_or_dict
         else:
             parameters = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
-        weights: dict[str, th.Tensor] = parameters.get("policy", {})
-        if weights and not any(name.startswith(_TARGET_PREFIX) for name in weights):
+        online = {name for name in self.policy.state_dict() if not name.startswith(_TARGET_PREFIX)}
+        if parameters.keys() == {"policy"} and parameters["policy"].keys() == online:  # saved with play_only=True
+            weights: dict[str, th.Tensor] = parameters["policy"]
             target = {name.replace("q_net.", _TARGET_PREFIX, 1): value for name, value in weights.items()}
             parameters = {"policy": weights | target, "policy.optimizer": self.policy.optimizer.state_dict()}
         super().set_parameters(parameters, exact_match, device)
@@ -117,9 +120,12 @@ class SavingDQN(DQN):
             ) from error
         except (OSError, MemoryError):
             raise
+        except AssertionError as error:  # SB3's own words on what is missing
+            self.replay_buffer = before
+            raise ValueError(f"{path} holds no replay buffer that can be used here: {error}") from error
         except Exception as error:  # unpickling another file may raise anything
             self.replay_buffer = before
-            raise ValueError(f"{path} is truncated or holds no replay buffer ({error!r})") from error
+            raise ValueError(f"{path} is truncated, or holds no replay buffer ({error!r})") from error
         loaded, self.replay_buffer = self.replay_buffer, before
         assert loaded is not None
         pairs = {
@@ -129,11 +135,14 @@ class SavingDQN(DQN):
         }
         if isinstance(loaded, RainbowReplayBuffer):
             pairs["prioritized_replay"] = (loaded.prioritized_replay, self.prioritized_replay)
+            if isinstance(loaded.sampler, PrioritizedSampler):
+                pairs["prioritized_replay_alpha"] = (loaded.sampler.alpha, self.prioritized_replay_alpha)
         for name, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise ValueError(f"the replay buffer in {path} has the {name} {theirs}, but this model has {ours}")
         self.replay_buffer = loaded
-        if isinstance(loaded, RainbowReplayBuffer):
-            loaded.n_steps, loaded.gamma = self.n_steps, self.gamma  # it holds single steps: any window can be made
-            if truncate_last_traj:
-                loaded.truncate_last_trajectory()
+        if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
+            loaded.truncate_last_trajectory()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_play_only"]

@@ -4,6 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
+from sb3_rainbow.arguments import whole_number
+
 # Children of a node. 32 was the fastest of 16 to 256 at one million leaves: fewer levels cost less Python,
 # wider nodes cost more arithmetic.
 _WIDTH = 32
@@ -31,9 +33,7 @@ class SumTree:
     """
 
     def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity={capacity} must be at least 1")
-        self.capacity = capacity
+        self.capacity = capacity = whole_number("capacity", capacity, 1)
         # _levels[0] holds the leaves, each later level the sums of the one before, the last one has a single row.
         # Rows are nodes, columns their children. np.zeros maps pages as they are written to.
         self._levels = [np.zeros((-(-capacity // _WIDTH), _WIDTH))]
@@ -80,12 +80,15 @@ class SumTree:
         """
         Find the leaf in which the running sum of all leaves, in order, first exceeds ``masses``.
 
-        :param masses: (batch,) in [0, total)
+        :param masses: (batch,) in [0, total]
         :return: (batch,) int64 indices, never one of zero priority
-        :raises ValueError: when the tree is empty
+        :raises ValueError: when the tree is empty, or on a mass out of range
         """
-        if not self.total > 0:
+        total = self.total
+        if not total > 0:
             raise ValueError("nothing can be drawn: all priorities are zero")
+        if not ((masses >= 0) & (masses <= total)).all():
+            raise ValueError(f"masses must be in 0 to the total of {total}, got {masses}")
         rows = np.arange(len(masses))
         nodes = np.zeros(len(masses), dtype=np.int64)
         for level in reversed(self._levels):
@@ -107,4 +110,6 @@ class SumTree:
         :return: (batch_size,) int64 indices
         :raises ValueError: when the tree is empty
         """
-        return self.find((np.arange(batch_size) + random.random_sample(batch_size)) * (self.total / batch_size))
+        batch_size = whole_number("batch_size", batch_size, 1)
+        masses = (np.arange(batch_size) + random.random_sample(batch_size)) * (self.total / batch_size)
+        return self.find(np.minimum(masses, self.total))

@@ -13,7 +13,7 @@ from sb3_rainbow.returns import discounted_range
 # A distribution is judged by the mean over so many gradient steps,
 _JUDGED_STEPS = 500
 # by this share of its targets' probability in the two end atoms, beyond what a uniform distribution has there,
-_EDGE_SHARE = 0.2
+_EDGE_SHARE = 0.05
 # and by the returns in this many of the newest rows of the replay buffer.
 _JUDGED_ROWS = 10_000
 
@@ -35,14 +35,14 @@ class TrainingLog:
 
     def record(self, logger: Logger) -> tuple[dict[str, float], int]:
         """
-        Record the means under "train/", and begin anew.
+        Record the means under "train/", and begin anew. The logger goes on averaging until it writes.
 
         :param logger: SB3's logger
         :return: the means, and the number of gradient steps they are of
         """
         means = {name: total.item() / self._steps for name, total in self._sums.items()}
         for name, mean in means.items():
-            logger.record(f"train/{name}", mean)
+            logger.record_mean(f"train/{name}", mean)
         steps, self._sums, self._steps = self._steps, {}, 0
         return means, steps
 

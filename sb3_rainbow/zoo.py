@@ -27,9 +27,10 @@ def register() -> None:
     utils.ALGOS[ALGO] = RainbowDQN
     hyperparams_opt.HYPERPARAMS_SAMPLER[ALGO] = sample_rainbow_params
     hyperparams_opt.HYPERPARAMS_CONVERTER[ALGO] = convert_rainbow_params
-    manager = exp_manager.ExperimentManager
-    if not hasattr(manager.__init__, "__wrapped__"):
-        manager.__init__ = _with_our_hyperparams(manager.__init__)  # type: ignore[method-assign]
+    manager: Any = exp_manager.ExperimentManager
+    if not getattr(manager, "knows_rainbow", False):
+        manager.knows_rainbow = True
+        manager.__init__ = _with_our_hyperparams(manager.__init__)
 
 
 class _TrialNumber(int):
@@ -63,7 +64,7 @@ def sample_rainbow_params(
     :param trial: the trial
     :param n_actions: not used
     :param n_envs: not used: ``train_freq`` and ``subsample_steps`` count vectorised steps
-    :param additional_args: tells whether ``HerReplayBuffer`` is used
+    :param additional_args: not used: the arguments of a replay buffer stay those of the hyperparameter file
     :return: arguments of ``RainbowDQN``
     """
     train_freq = trial.suggest_int("train_freq", 1, 10)
@@ -84,8 +85,6 @@ def sample_rainbow_params(
     }
     trial.set_user_attr("gamma", 1 - params["one_minus_gamma"])
     trial.set_user_attr("batch_size", 2 ** params["batch_size_pow"])
-    if additional_args["using_her_replay_buffer"]:
-        params = hyperparams_opt.sample_her_params(trial, params, additional_args["her_kwargs"])
     return convert_rainbow_params(params)
 
 

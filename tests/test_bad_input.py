@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from envs import Corridor
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
@@ -54,6 +55,23 @@ BAD_ARGUMENTS = [
     ("optimize_memory_usage", True),
     ("policy", "LstmPolicy"),
     ("policy", DQNMlpPolicy),
+    ("policy", 5),
+    ("policy", None),
+    ("env", None),
+    ("env", 5),
+    ("train_freq", True),
+    ("replay_buffer_class", "HerReplayBuffer"),
+    ("replay_buffer_class", dict),
+    ("replay_buffer_class", 5),
+    ("replay_buffer_kwargs", 5),
+    ("policy_kwargs", [1]),
+    ("tensorboard_log", 5),
+    ("optimize_memory_usage", "x"),
+    ("seed", -1),
+    ("seed", 2**32),
+    ("seed", "a"),
+    ("device", "foo"),
+    ("verbose", "x"),
 ]
 BAD_NETWORKS = [
     ("n_atoms", 1),
@@ -61,12 +79,22 @@ BAD_NETWORKS = [
     ("v_min", 10),
     ("v_min", 11),
     ("v_max", float("inf")),
+    ("v_max", 1e300),
+    ("v_max", -10 + 1e-6),  # no difference between the atoms in float32
+    ("v_min", "low"),
+    ("v_min", None),
+    ("sigma_init", "x"),
+    ("sigma_init", 1e60),
+    ("net_arch", [True]),
+    ("features_extractor_class", "os.path.join"),
+    ("features_extractor_class", 5),
+    ("features_extractor_class", "sb3_rainbow.networks.RainbowNetwork"),
     ("sigma_init", 0),
     ("sigma_init", -0.1),
     ("noise", "pink"),
     ("dueling_aggregation", "median"),
     ("net_arch", [0]),
-    ("net_arch", [64.0]),
+    ("net_arch", [64.5]),
     ("net_arch", 64),
     ("features_extractor_class", "NatureConv"),
     ("features_extractor_class", "sb3_rainbow.networks.Nothing"),
@@ -77,23 +105,53 @@ BAD_NETWORKS = [
 @pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS)
 def test_constructor_arguments(name, value):
     arguments = {"policy": "MlpPolicy", "env": "CartPole-v1", name: value}
-    shown = value.__name__ if isinstance(value, type) else str(value)
-    with pytest.raises(ValueError, match="(?s)" + (name if name != "policy" else "[Pp]olicy")) as error:
+    with pytest.raises(ValueError, match=f"^{name}=") as error:
         RainbowDQN(**arguments)
-    assert shown in str(error.value)
+    message = str(error.value)
+    assert repr(value) in message
+    assert any(remedy in message for remedy in ("must be", "write", "leave it False")), message
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_NETWORKS)
 def test_network_arguments(name, value):
-    with pytest.raises(ValueError, match=name) as error:
+    with pytest.raises(ValueError, match=f"{name}=") as error:
         RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs={name: value})
     assert str(value) in str(error.value)
+    assert any(remedy in str(error.value) for remedy in ("must be", "write"))
 
 
 @pytest.mark.parametrize("name", ["dueling", "noisy", "distributional"])
 def test_a_switch_given_twice_with_two_values(name):
     with pytest.raises(ValueError, match=rf"policy_kwargs has {name}=False, .* write RainbowDQN\(..., {name}=False\)"):
         RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs={name: False})
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_steps", 5), ("gamma", 0.9), ("prioritized_replay", False)])
+def test_an_argument_given_twice_with_two_values(name, value):
+    with pytest.raises(ValueError, match=rf"replay_buffer_kwargs has {name}={value}, .* write RainbowDQN\("):
+        RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_kwargs={name: value})
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_kwargs={"n_steps": 3, "gamma": 0.99})
+    assert model.replay_buffer.n_steps == 3
+
+
+def test_switches_given_to_load(tmp_path):
+    RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="double_q='x' must be True or False"):
+        RainbowDQN.load(tmp_path / "model", double_q="x")
+
+
+@pytest.mark.parametrize("rate", [float("nan"), -1.0])
+def test_a_schedule_that_starts_badly(rate):
+    with pytest.raises(ValueError, match="learning_rate="):
+        RainbowDQN("MlpPolicy", "CartPole-v1", learning_rate=lambda _: rate)
+
+
+def test_a_schedule_that_ends_badly_changes_no_weight():
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=100, batch_size=8, learning_starts=20, train_freq=1,
+                       learning_rate=lambda progress: 1e-3 if progress > 0.5 else float("nan"))  # fmt: skip
+    with pytest.raises(ValueError, match="learning_rate=nan is not finite, at env step 50"):
+        model.learn(100)
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +198,18 @@ def test_whole_numbers_of_any_type_are_taken(value):
     model = RainbowDQN("MlpPolicy", "CartPole-v1", batch_size=value, buffer_size=1e5, learning_starts=1e4)
     assert (model.batch_size, model.buffer_size, model.learning_starts) == (64, 100_000, 10_000)
     assert type(model.batch_size) is int
+    network = {"net_arch": [value], "n_atoms": value}
+    assert RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs=network).q_net.head.size == 64
+
+
+@pytest.mark.parametrize("value", [None, np.inf])
+def test_no_gradient_clipping(value):
+    assert RainbowDQN("MlpPolicy", "CartPole-v1", max_grad_norm=value).max_grad_norm == np.inf
+
+
+def test_train_freq_as_sb3_stores_it():
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", train_freq=(2, "episode"))
+    assert RainbowDQN("MlpPolicy", "CartPole-v1", train_freq=model.train_freq).train_freq == model.train_freq
 
 
 # Numbers from the environment
@@ -182,6 +252,19 @@ def test_bad_numbers_stop_training_before_they_reach_weights_and_priorities(wher
     model.train(1)  # what it has is sound
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("distributional", [True, False])
+def test_bad_rewards_in_a_buffer_of_another_class_stop_training_too(value, distributional):
+    """Clamped to the support, an infinite return would look like any other."""
+    env = Broken(Corridor(length=50), "reward", value)
+    model = RainbowDQN("MlpPolicy", env, buffer_size=500, batch_size=32, learning_starts=20, train_freq=1, seed=0,
+                       replay_buffer_class=ReplayBuffer, n_steps=1, prioritized_replay=False,
+                       distributional=distributional, policy_kwargs={"v_min": 0, "v_max": 1000})  # fmt: skip
+    with pytest.raises(ValueError, match=r"rewards=(nan|inf) is not finite, at env step"):
+        model.learn(400)
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+
+
 @pytest.mark.parametrize("distributional", [True, False])
 def test_a_loss_that_is_not_finite_changes_no_weight_and_no_priority(distributional):
     """Observations that are finite, but not for float32 arithmetic."""
@@ -193,7 +276,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_no_priority(distributio
     for _ in range(100):
         model.replay_buffer.add(obs, obs, np.array([0]), np.array([0.0]), np.array([False]), [{}])
     weights, priorities = model.policy.parameters_to_vector(), model.replay_buffer.sampler.tree[np.arange(100)].copy()
-    with pytest.raises(ValueError, match=r"loss=.* or gradient norm=.* is not finite, at env step 24"):
+    with pytest.raises(ValueError, match=r"(loss|gradient_norm)=.* is not finite, at env step 24"):
         model.train(1, batch_size=8)
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), weights)
     np.testing.assert_array_equal(model.replay_buffer.sampler.tree[np.arange(100)], priorities)

@@ -101,6 +101,41 @@ def _next_random_number(buffer, batch_size, seed):
     return np.random.randint(10**9)
 
 
+def test_dict_observations_are_normalised():
+    space = spaces.Dict({"vector": VECTOR, "other": VECTOR})
+    venv = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    venv.observation_space = space
+    venv = VecNormalize(venv, norm_obs_keys=["vector"])
+    venv.obs_rms["vector"].mean = np.full(3, 0.5)
+    ours = make(20, 1, space, n_steps=1, prioritized_replay=False)
+    theirs = DictReplayBuffer(20, space, ACTIONS, "cpu")
+    for row in random_transitions(np.random.default_rng(0), 10, 1, space):
+        ours.add(*copy.deepcopy(row))
+        theirs.add(*row)
+    np.random.seed(0)
+    expected = theirs.sample(16, env=venv)
+    np.random.seed(0)
+    sample = ours.sample(16, env=venv)
+    for field in SB3_FIELDS:
+        assert equal(getattr(sample, field), getattr(expected, field)), field
+    raw = ours._get_samples(sample.indices)
+    assert not th.equal(raw.next_observations["vector"], sample.next_observations["vector"])
+
+
+@pytest.mark.parametrize("is_dict", [True, False])
+def test_observations_can_be_looked_at(is_dict):
+    space = DICT if is_dict else VECTOR
+    ours, theirs = make(5, 2, space), (DictReplayBuffer if is_dict else ReplayBuffer)(10, space, ACTIONS, n_envs=2)
+    for row in random_transitions(np.random.default_rng(0), 8, 2, space):
+        ours.add(*copy.deepcopy(row))
+        theirs.add(*row)
+    for name in ("observations", "next_observations"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        for key in other if is_dict else [...]:
+            np.testing.assert_array_equal(mine[key], other[key])
+    assert len(make(5, 2).observations) == 0
+
+
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_rewards_are_normalised_per_step_before_they_are_summed(n_steps):
     venv = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2), gamma=0.9)
@@ -321,6 +356,15 @@ def test_priorities_may_be_set_for_rows_that_were_not_drawn():
     assert buffer.sampler.tree[np.arange(4)].tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("indices", [[2], [0, 9], [-1], [10**6]])
+def test_priorities_of_rows_that_hold_nothing_are_refused(indices):
+    buffer = make(10)
+    fill(buffer, [0, 0])
+    with pytest.raises(ValueError, match="are not all of the 2 transitions stored"):
+        buffer.update_priorities(np.array(indices), np.ones(len(indices)))
+    assert set(buffer.sample(64).indices) == {0, 1}
+
+
 def test_priorities_of_another_shape_are_refused():
     buffer = make(4)
     fill(buffer, [0] * 4)
@@ -351,6 +395,34 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_is_stored(bad, 
     assert buffer.sampler.tree.total == 0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_is_refused_before_it_is_made_an_integer(bad):
+    buffer = make(4, space=spaces.Box(0, 255, (3,), np.uint8))
+    good, obs = np.zeros((1, 3), np.uint8), np.full((1, 3), bad)
+    with pytest.raises(ValueError, match=r"observation=.* is not finite"):
+        buffer.add(obs, good, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+
+
+def test_a_number_too_large_for_the_space_is_refused():
+    buffer = make(4)
+    zeros = np.zeros((1, 3))
+    with pytest.warns(RuntimeWarning, match="overflow"), pytest.raises(ValueError, match=r"observation=.*inf"):
+        buffer.add(zeros + 1e300, zeros, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    with pytest.warns(RuntimeWarning, match="overflow"), pytest.raises(ValueError, match="reward=inf"):
+        buffer.add(zeros, zeros, np.zeros(1), np.array([1e300]), np.zeros(1), [{}])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 3), (3, 4, 4), (1, 48), (2, 3, 4, 4)])
+def test_observations_of_another_shape_are_refused(shape):
+    """A reshape would scramble an image with channels last."""
+    buffer = make(4, space=spaces.Box(0, 255, (3, 4, 4), np.uint8))
+    right, wrong = np.zeros((1, 3, 4, 4), np.uint8), np.zeros(shape, np.uint8)
+    for obs, next_obs, name in ((wrong, right, "observation"), (right, wrong, "next observation")):
+        with pytest.raises(ValueError, match=f"{name} has shape .* expected .1, 3, 4, 4"):
+            buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    assert buffer.size() == 0
+
+
 def test_a_bad_number_in_a_dict_is_named():
     buffer = make(4, space=DICT)
     obs = {"vector": np.full((1, 3), np.nan), "image": np.zeros((1, 1, 4, 4)), "place": np.zeros(1)}
@@ -366,6 +438,10 @@ def test_a_bad_number_in_a_dict_is_named():
         ({"prioritized_replay_alpha": -0.1}, "prioritized_replay_alpha=-0.1"),
         ({"prioritized_replay_beta0": 2}, "prioritized_replay_beta0=2"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage=True"),
+        ({"optimize_memory_usage": "x"}, "optimize_memory_usage='x'"),
+        ({"prioritized_replay": "no"}, "prioritized_replay='no'"),
+        ({"prioritized_replay": False, "prioritized_replay_alpha": 7}, "prioritized_replay_alpha=7"),
+        ({"n_envs": 0}, "n_envs=0"),
     ],
 )
 def test_bad_arguments(kwargs, named):

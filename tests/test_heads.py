@@ -81,5 +81,11 @@ def test_losses_have_the_shape_of_weights(head):
     target = F.softmax(th.randn(4, head.size), dim=1)
     losses, priorities = head.loss(th.randn(4, 3, head.size), th.zeros(4, 1, dtype=th.long), target)
     assert losses.shape == priorities.shape == (4, 1)
-    with pytest.raises(ValueError, match=r"actions have shape \(4,\), expected \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"actions has shape \(4,\), expected \(4, 1\)"):
         head.loss(th.randn(4, 3, head.size), th.zeros(4, dtype=th.long), target)
+    with pytest.raises(ValueError, match=r"target.* has shape \(4,\)"):
+        head.loss(th.randn(4, 3, head.size), th.zeros(4, 1, dtype=th.long), target[:, 0])
+    outputs, actions, column = th.randn(4, 3, head.size), th.zeros(4, 1, dtype=th.long), th.zeros(4, 1)
+    for returns, discounts in ((column[:, 0], column), (column, column[:, 0]), (column[:1], column)):
+        with pytest.raises(ValueError, match=r"(returns|discounts) has shape \(\d,( 1)?\), expected \(4, 1\)"):
+            head.target(outputs, actions, returns, discounts)

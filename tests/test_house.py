@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "sb3_rainbow"
 # Ground floor first. Each file, and what of other packages it may import besides the standard library
 FLOORS = [
     {
-        "arguments": {"numpy"},
+        "arguments": {"numpy", "torch", "gymnasium", "stable_baselines3"},
         "sum_tree": {"numpy"},
         "returns": {"numpy"},
         "categorical": {"torch"},
@@ -24,7 +24,7 @@ FLOORS = [
     },
     {
         "buffers": {"numpy", "psutil", "torch", "gymnasium", "stable_baselines3"},
-        "policies": {"torch", "gymnasium", "stable_baselines3"},
+        "policies": {"numpy", "torch", "gymnasium", "stable_baselines3"},
         "saving": {"torch", "stable_baselines3"},
         "watch": {"numpy", "torch", "stable_baselines3"},
     },

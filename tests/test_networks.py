@@ -160,6 +160,14 @@ def test_a_users_own_extractor():
     assert kwargs["features_extractor_kwargs"] == {"factor": 2.0}
 
 
+def test_a_users_own_kind_of_our_convolutions():
+    class Mine(NatureConv):
+        def __init__(self, observation_space):
+            super().__init__(observation_space)
+
+    assert make(ATARI, CnnPolicy, features_extractor_class=Mine).q_net.features_dim == 3136
+
+
 def test_adams_epsilon_is_defaulted_for_adam_only():
     assert make().optimizer.defaults["eps"] == 1.5e-4
     assert make(optimizer_kwargs={"eps": 1e-3}).optimizer.defaults["eps"] == 1e-3

@@ -3,6 +3,7 @@
 import copy
 import csv
 import warnings
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 import torch as th
 from envs import Corridor
 from gymnasium import spaces
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -162,26 +165,56 @@ def test_a_float_of_timesteps_as_users_write_it():
     assert make().learn(1e2).num_timesteps == 100
 
 
+@pytest.mark.parametrize("schedule", [lambda progress: 1e-3 * progress, LinearSchedule(1e-3, 0.0, 1.0)])
+def test_a_learning_rate_schedule_is_followed(schedule):
+    model = make(learning_rate=schedule, train_freq=1).learn(200)
+    assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 1 / 200, abs=1e-5)
+
+
+def test_training_mode_while_learning_evaluation_mode_while_acting():
+    modes = {}
+
+    class Watched(FlattenExtractor):
+        def forward(self, observations):
+            modes.setdefault(th.is_grad_enabled(), set()).add(self.training)
+            return super().forward(observations)
+
+    make(policy_kwargs={"features_extractor_class": Watched}, double_q=False).learn(100)
+    assert modes == {True: {True}, False: {False}}
+
+
 # Targets
 
 
 @pytest.mark.parametrize("double_q", [True, False])
-def test_double_q_selects_with_the_online_and_evaluates_with_the_target_network(double_q):
+@pytest.mark.parametrize("distributional", [True, False])
+def test_double_q_selects_with_the_online_and_evaluates_with_the_target_network(double_q, distributional):
     """Hand-computed: online values (0, 1), target values (5, 2), reward 1, gamma 0.5."""
-    model = make(Corridor(length=1000), double_q=double_q, dueling=False, noisy=False, distributional=False,
+    model = make(Corridor(length=1000), double_q=double_q, dueling=False, noisy=False, distributional=distributional,
                  prioritized_replay=False, n_steps=1, gamma=0.5, learning_rate=0.0, batch_size=1,
-                 policy_kwargs={"net_arch": []})  # fmt: skip
+                 policy_kwargs={"net_arch": [], "n_atoms": 15, "v_min": 0, "v_max": 7})  # fmt: skip
     for network, values in ((model.q_net, [0.0, 1.0]), (model.q_net_target, [5.0, 2.0])):
         nn.init.zeros_(network.q_net[0].weight)
-        network.q_net[0].bias.data[:] = th.tensor(values)
+        if distributional:  # all on the atom of that value
+            logits = [100 * (network.head.support == value).float() for value in values]
+            network.q_net[0].bias.data[:] = th.cat(logits)
+        else:
+            network.q_net[0].bias.data[:] = th.tensor(values)
     obs = np.zeros((1, 2), np.float32)
     model.replay_buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([False]), [{}])
+    targets = []
+    head_loss = model.q_net.head.loss
+    model.q_net.head.loss = lambda outputs, actions, target: (
+        targets.append(target) or head_loss(outputs, actions, target)
+    )
     model.set_logger(configure(None, []))
     model.train(1, batch_size=1)
-    target = 1 + 0.5 * (2.0 if double_q else 5.0)
-    assert model.logger.name_to_value["train/td_error"] == pytest.approx(target)
-    assert model.logger.name_to_value["train/loss"] == pytest.approx(target - 0.5)
-    assert model.logger.name_to_value["train/q_mean"] == 0.0
+    target = (targets[0] @ model.q_net.head.support).item() if distributional else targets[0].item()
+    assert target == pytest.approx(1 + 0.5 * (2.0 if double_q else 5.0))
+    assert model.logger.name_to_value["train/q_mean"] == pytest.approx(0.0, abs=1e-6)
+    if not distributional:
+        assert model.logger.name_to_value["train/td_error"] == pytest.approx(target)
+        assert model.logger.name_to_value["train/loss"] == pytest.approx(target - 0.5)
 
 
 @pytest.mark.parametrize("truncated", [True, False])
@@ -213,9 +246,10 @@ def test_the_target_bootstraps_n_steps_on_unless_the_state_is_terminal(truncated
     assert [value.item() for value in seen["target"][2:]] == [1.5, 0.25 if truncated else 0.0]
 
 
-def test_weights_multiply_losses_one_by_one():
-    """The gradient of a weighted batch is the weighted mean of the gradients, not of a (batch, batch) matrix."""
-    model = make(**{**OFF, "prioritized_replay": True}, n_steps=1, learning_rate=1.0,
+@pytest.mark.parametrize("distributional", [True, False])
+def test_weights_multiply_losses_one_by_one(distributional):
+    """The gradient of a weighted batch is the weighted mean of the gradients, not that of a (batch, batch) matrix."""
+    model = make(**{**OFF, "prioritized_replay": True, "distributional": distributional}, n_steps=1, learning_rate=1.0,
                  policy_kwargs={"net_arch": [], "optimizer_class": th.optim.SGD}, max_grad_norm=None)  # fmt: skip
     rng = np.random.default_rng(0)
     for _ in range(8):
@@ -224,39 +258,55 @@ def test_weights_multiply_losses_one_by_one():
     model.replay_buffer.update_priorities(np.arange(8), np.linspace(0.1, 3, 8))
     model.set_logger(configure(None, []))
     batch = model.replay_buffer.sample(4)
+    assert batch.weights.min() < 0.9
     model.replay_buffer.sample = lambda *args, **kwargs: batch
     layer = copy.deepcopy(model.q_net.q_net[0])
-    errors = layer(batch.observations)[:, :1] - batch.rewards  # terminal: no bootstrap
-    expected = (batch.weights * errors.clamp(-1, 1) * batch.observations).mean(0)  # the gradient of Huber's loss
+    outputs = layer(batch.observations)
+    if distributional:  # the gradient of the cross-entropy with the return's projection
+        head = model.q_net.head
+        target = head.target(outputs.reshape(4, 2, -1), th.zeros(4, 1), batch.rewards, th.zeros(4, 1))
+        errors = (outputs.reshape(4, 2, -1)[:, 0].softmax(1) - target)[:, 7]  # of one of the atoms
+        row = 7
+    else:  # the gradient of Huber's loss; the states are terminal, so nothing is bootstrapped
+        errors, row = (outputs[:, 0] - batch.rewards[:, 0]).clamp(-1, 1), 0
+    expected = (batch.weights * errors[:, None] * batch.observations).mean(0)
     model.train(1, batch_size=4)
-    th.testing.assert_close(layer.weight[0] - model.q_net.q_net[0].weight[0], expected)
+    th.testing.assert_close(layer.weight[row] - model.q_net.q_net[0].weight[row], expected, atol=1e-6, rtol=1e-4)
 
 
-def test_priorities_are_those_of_the_batch_plus_epsilon():
-    model = make(learning_starts=10**6, prioritized_replay_eps=0.5, prioritized_replay_alpha=1.0)
+@pytest.mark.parametrize("distributional", [True, False])
+def test_each_row_drawn_gets_its_own_priority_plus_epsilon_to_the_power_of_alpha(distributional):
+    model = make(noisy=False, distributional=distributional, learning_rate=0.0, learning_starts=10**6,
+                 prioritized_replay_eps=0.5, prioritized_replay_alpha=0.7)  # fmt: skip
     with pytest.warns(UserWarning, match="before learning starts"):
         model.learn(100)
-    model.learning_rate = model.lr_schedule = lambda _: 0.0
     before = model.replay_buffer.sampler.tree[np.arange(100)].copy()
     model.train(1, batch_size=16)
+    drawn = np.unique(model.replay_buffer._drawn)
+    batch = model.replay_buffer._get_samples(drawn)
+    head = model.q_net.head
+    with th.no_grad():
+        next_actions = model.q_net(batch.next_observations).argmax(1, keepdim=True)
+        target = head.target(model.q_net_target.outputs(batch.next_observations), next_actions, batch.rewards,
+                             (1 - batch.dones) * batch.discounts)  # fmt: skip
+        _, priorities = head.loss(model.q_net.outputs(batch.observations), batch.actions, target)
     after = model.replay_buffer.sampler.tree[np.arange(100)]
-    changed = np.unique(model.replay_buffer._drawn)
-    assert (after[changed] != before[changed]).all()
-    assert (after[changed] >= 0.5).all()
-    unchanged = np.setdiff1d(np.arange(100), changed)
-    np.testing.assert_array_equal(after[unchanged], before[unchanged])
+    np.testing.assert_allclose(after[drawn], (priorities.squeeze(1).numpy() + 0.5) ** 0.7, rtol=1e-4)
+    others = np.setdiff1d(np.arange(100), drawn)
+    np.testing.assert_array_equal(after[others], before[others])
 
 
 def test_online_and_target_network_get_fresh_noise_in_every_gradient_step():
-    model = make(learning_rate=0.0)
-    model.learn(60)
+    """Also within one call of train()."""
+    model = make().learn(60)
+    seen = []
     for network in (model.q_net, model.q_net_target):
-        noise = [layer._noise_out.clone() for layer in noisy_layers(network)]
-        model.train(1, batch_size=16)
-        assert all(not th.equal(a, b._noise_out) for a, b in zip(noise, noisy_layers(network), strict=True))
-    online, target = (th.cat([layer._noise_out.flatten() for layer in noisy_layers(n)]) for n in
-                      (model.q_net, model.q_net_target))  # fmt: skip
-    assert not th.equal(online, target)
+        noisy_layers(network)[0].register_forward_hook(lambda layer, *_: seen.append(layer._noise_out[0, 0].item()))
+    model.train(3, batch_size=16)
+    # In each step: the target network, the online network to select actions, and again for the loss
+    assert len(seen) == 9
+    assert len(set(seen)) == 6
+    assert all(seen[i + 1] == seen[i + 2] for i in (0, 3, 6))
 
 
 def test_sigmas_are_learned_and_the_target_network_is_not():
@@ -340,6 +390,22 @@ def test_no_window_runs_from_a_loaded_buffer_into_a_new_env(tmp_path):
 
 
 @ends_early
+@pytest.mark.parametrize("how", ["set_env", "load"])
+def test_no_window_runs_into_an_env_that_was_set(how, tmp_path):
+    """The env is reset although the counter goes on."""
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1).learn(3)
+    if how == "set_env":
+        model.set_env(corridors(1, length=100))
+    else:
+        buffer = model.replay_buffer
+        model.save(tmp_path / "model")
+        model = RainbowDQN.load(tmp_path / "model", env=corridors(1, length=100))
+        model.replay_buffer = buffer
+    model.learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
+
+
+@ends_early
 @pytest.mark.parametrize("truncate_last_traj", [True, False])
 def test_a_buffer_loaded_beside_a_running_env_is_cut_unless_told_otherwise(truncate_last_traj, tmp_path):
     model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
@@ -362,6 +428,52 @@ def test_hindsight_replay_still_trains():
     before = model.policy.parameters_to_vector()
     model.learn(200)
     assert not np.array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_a_buffer_without_discounts_bootstraps_with_gamma():
+    """SB3's own ReplayBuffer gives None, a user's samples may not have the field at all."""
+
+    class Sample(NamedTuple):
+        observations: th.Tensor
+        actions: th.Tensor
+        next_observations: th.Tensor
+        dones: th.Tensor
+        rewards: th.Tensor
+
+    class Mine(ReplayBuffer):
+        def sample(self, *args, **kwargs):
+            return Sample(*super().sample(*args, **kwargs)[:5])
+
+    weights = []
+    for buffer_class, gamma in ((RainbowReplayBuffer, 0.9), (ReplayBuffer, 0.9), (Mine, 0.9), (ReplayBuffer, 0.8)):
+        model = make(replay_buffer_class=buffer_class, n_steps=1, prioritized_replay=False, gamma=gamma).learn(200)
+        weights.append(model.policy.parameters_to_vector())
+    np.testing.assert_array_equal(weights[0], weights[1])
+    np.testing.assert_array_equal(weights[0], weights[2])
+    assert not np.array_equal(weights[0], weights[3])
+
+
+def test_a_buffer_that_keeps_its_rewards_in_its_own_way_trains_on():
+    """Whether the support fits cannot be judged then."""
+
+    class Rows:
+        def __init__(self, rows):
+            self.rows = rows
+
+        def __getitem__(self, key):
+            return self.rows[key]
+
+        def __setitem__(self, key, value):
+            self.rows[key] = value
+
+    class Mine(ReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.rewards = Rows(self.rewards)
+
+    model = make(replay_buffer_class=Mine, n_steps=1, prioritized_replay=False, learning_rate=1e-3, train_freq=1)
+    model.learn(700)
+    assert model._n_updates > 600
 
 
 def test_one_warning_names_just_the_switches_without_effect():
@@ -403,6 +515,20 @@ def test_a_users_prioritized_buffer_gets_its_priorities():
     assert model.replay_buffer.sampler.alpha == 0.7
 
 
+def test_loading_a_buffer_of_another_class_names_the_switches_without_effect(tmp_path):
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=500).learn(60).save_replay_buffer(tmp_path / "buffer")
+    model = make()
+    with pytest.warns(UserWarning, match="n_steps=3 and prioritized_replay=True will have no effect"):
+        model.load_replay_buffer(tmp_path / "buffer")
+
+
+def test_a_new_gamma_or_n_steps_takes_effect():
+    model = make().learn(60)
+    model.gamma, model.n_steps = 0.5, 1
+    model.train(1)
+    assert set(model.replay_buffer.sample(8).discounts.ravel().tolist()) == {0.5}
+
+
 def test_switches_are_not_written_into_policy_kwargs():
     policy_kwargs = {"net_arch": [16], "n_atoms": 11}
     model = make(policy_kwargs=policy_kwargs, dueling=False)
@@ -439,10 +565,33 @@ def test_logged_values(tmp_path, distributional):
     assert ours <= set(board.Tags()["scalars"])
 
 
+def test_the_signal_to_noise_ratio_is_that_of_each_layer():
+    model = make(learning_rate=1e-2).learn(200, log_interval=10**6)
+    model.dump_logs = RainbowDQN.dump_logs.__get__(model)
+    logged = {}
+    model.logger.dump = lambda step: logged.update(model.logger.name_to_value)
+    model.dump_logs()
+    ratios = [logged[f"train/snr_{i}"] for i in range(4)]
+    assert ratios == [layer.signal_to_noise() for layer in noisy_layers(model.q_net)]
+    assert len(set(ratios)) == 4
+
+
+def test_the_log_has_means_over_all_gradient_steps_since_it_was_written():
+    model = make(train_freq=1).learn(100, log_interval=10**6)
+    losses = []
+    gradient_step = model._gradient_step
+    model._gradient_step = lambda batch: losses.append(gradient_step(batch)) or losses[-1]
+    model.logger.dump(0)
+    model.learn(50, reset_num_timesteps=False, log_interval=10**6)
+    mean = np.mean([values["loss"].item() for values in losses])
+    assert model.logger.name_to_value["train/loss"] == pytest.approx(mean, rel=1e-5)
+
+
 def test_logged_values_are_floats_right_after_training():
     model = make().learn(100, log_interval=10**6)
     values = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
     assert {"train/loss", "train/q_mean", "train/kl", "train/grad_norm", "train/support_edge"} <= values.keys()
+    assert {"train/beta", "train/max_priority"} <= values.keys()
     assert all(isinstance(value, float | int) for value in values.values())
 
 
@@ -457,12 +606,11 @@ def test_without_noise_and_priorities_there_is_nothing_to_log_of_them(tmp_path):
 
 def test_a_support_that_cuts_returns_off_is_warned_of_once():
     """CartPole with the published -10 to 10: its returns reach 100."""
-    model = make(learning_rate=1e-3, target_update_interval=50, train_freq=1)
-    with pytest.warns(
-        UserWarning, match=r"support_edge is 0\.\d\d.*write policy_kwargs=dict\(v_min=-10, v_max=100\)"
-    ) as w:
-        model.learn(2500)
-    assert len([x for x in w if "support_edge" in str(x.message)]) == 1
+    model = make(train_freq=1)  # as published, but for the warm-up
+    expected = r"support_edge is 0\.\d\d.*write policy_kwargs=dict\(v_min=-10, v_max=100\)"
+    with pytest.warns(UserWarning, match=expected) as caught:
+        model.learn(1700)
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize(

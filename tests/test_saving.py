@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch as th
 from envs import Corridor
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
 
@@ -79,6 +80,7 @@ def test_play_only_is_small_and_plays(model, tmp_path):
     loaded = RainbowDQN.load(tmp_path / "play")
     obs = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+    assert set(loaded.get_parameters()) == {"policy", "policy.optimizer"}
     # The next file is whole again, and so is one that the loaded model writes
     model.save(tmp_path / "again")
     loaded.save(tmp_path / "loaded")
@@ -89,8 +91,8 @@ def test_play_only_is_small_and_plays(model, tmp_path):
         th.nn.utils.parameters_to_vector(loaded.q_net.parameters()),
         th.nn.utils.parameters_to_vector(loaded.q_net_target.parameters()),
     )
-    loaded.set_env(make_vec_env("CartPole-v1", 2))
-    loaded.learn(100)
+    loaded = RainbowDQN.load(tmp_path / "play", env=make_vec_env("CartPole-v1", 2)).learn(100)
+    assert set(loaded.get_parameters()) == {"policy", "policy.optimizer"}
 
 
 def test_play_only_parameters_can_be_set_too(model, tmp_path):
@@ -98,6 +100,25 @@ def test_play_only_parameters_can_be_set_too(model, tmp_path):
     other = RainbowDQN("MlpPolicy", "CartPole-v1", **{**SMALL, "seed": 1})
     other.set_parameters(tmp_path / "play")
     assert th.equal(other.q_net.q_net[0].weight_mu, model.q_net.q_net[0].weight_mu)
+
+
+def test_parameters_can_be_set_in_part(model):
+    """As in SB3: what is not given stays, and nothing is taken for a model that only plays."""
+    other = RainbowDQN("MlpPolicy", "CartPole-v1", **{**SMALL, "seed": 1})
+    before = {name: value.clone() for name, value in other.policy.state_dict().items()}
+    name = "q_net.q_net.0.weight_mu"
+    other.set_parameters({"policy": {name: before[name] + 1}}, exact_match=False)
+    after = other.policy.state_dict()
+    assert {key for key in after if not th.equal(after[key], before[key])} == {name}
+    online = {key: value for key, value in model.policy.state_dict().items() if key.startswith("q_net.")}
+    optimizer = other.policy.optimizer.state_dict()
+    optimizer["param_groups"][0]["eps"] = 0.125
+    other.set_parameters({"policy": online, "policy.optimizer": optimizer}, exact_match=False)
+    assert other.policy.optimizer.param_groups[0]["eps"] == 0.125
+    in_target = "q_net_target.q_net.0.weight_mu"
+    assert th.equal(other.policy.state_dict()[in_target], before[in_target])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.set_parameters({"policy": {name: before[name]}, "policy.optimizer": optimizer})
 
 
 def test_a_model_loads_to_play_with_any_buffer_size(model, tmp_path):
@@ -131,6 +152,14 @@ def test_a_crash_while_saving_leaves_the_older_file_and_nothing_else(model, tmp_
     monkeypatch.undo()
     getattr(model, what)(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link(model, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.zip").symlink_to(tmp_path / "real" / "model.zip")
+    model.save(tmp_path / "link.zip")
+    assert (tmp_path / "link.zip").is_symlink()
+    assert same_weights(model, RainbowDQN.load(tmp_path / "real" / "model.zip"))
 
 
 def test_missing_folders_and_suffixes_are_added(model, tmp_path):
@@ -189,7 +218,7 @@ def test_a_truncated_replay_buffer(model, tmp_path):
     model.save_replay_buffer(tmp_path / "buffer.pkl")
     data = (tmp_path / "buffer.pkl").read_bytes()
     (tmp_path / "buffer.pkl").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="truncated or holds no replay buffer"):
+    with pytest.raises(ValueError, match="truncated, or holds no replay buffer"):
         model.load_replay_buffer(tmp_path / "buffer.pkl")
     assert model.replay_buffer is before
 
@@ -198,7 +227,7 @@ def test_a_truncated_replay_buffer(model, tmp_path):
 def test_a_file_without_a_replay_buffer(model, tmp_path, content):
     (tmp_path / "buffer.pkl").write_bytes(content)
     before = model.replay_buffer
-    with pytest.raises(ValueError, match="truncated or holds no replay buffer"):
+    with pytest.raises(ValueError, match="holds no replay buffer"):
         model.load_replay_buffer(tmp_path / "buffer.pkl")
     assert model.replay_buffer is before
 
@@ -209,6 +238,7 @@ def test_a_file_without_a_replay_buffer(model, tmp_path, content):
         ("CartPole-v1", 1, {}, "number of envs 2, but this model has 1"),
         ("Acrobot-v1", 2, {}, "observation space Box"),
         ("CartPole-v1", 2, {"prioritized_replay": False}, "prioritized_replay True, but this model has False"),
+        ("CartPole-v1", 2, {"prioritized_replay_alpha": 0.7}, "prioritized_replay_alpha 0.5, but this model has 0.7"),
     ],
 )
 def test_a_replay_buffer_that_does_not_fit(model, tmp_path, env, n_envs, kwargs, named):
@@ -220,10 +250,23 @@ def test_a_replay_buffer_that_does_not_fit(model, tmp_path, env, n_envs, kwargs,
     assert other.replay_buffer is before
 
 
+def test_hindsight_replay_without_an_env_says_so(tmp_path):
+    env = BitFlippingEnv(n_bits=4, continuous=False)
+    kwargs = {**SMALL, "replay_buffer_class": HerReplayBuffer, "n_steps": 1, "prioritized_replay": False}
+    model = RainbowDQN("MultiInputPolicy", env, **kwargs)
+    model.learn(60)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.env = None
+    with pytest.raises(ValueError, match="You must pass an environment"):
+        model.load_replay_buffer(tmp_path / "buffer")
+
+
 def test_windows_of_a_loaded_buffer_are_as_long_as_the_models(model, tmp_path):
     model.save_replay_buffer(tmp_path / "buffer")
     other = RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2), **SMALL, n_steps=5, gamma=0.9)
     other.load_replay_buffer(tmp_path / "buffer")
+    other.set_logger(model.logger)
+    other.train(1)
     assert (other.replay_buffer.n_steps, other.replay_buffer.gamma) == (5, 0.9)
 
 

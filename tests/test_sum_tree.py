@@ -90,6 +90,7 @@ def test_no_draw_has_zero_priority_even_where_rounding_oversteps():
         tree.update(np.arange(capacity), priorities)
         edges = np.cumsum(priorities)
         masses = np.concatenate([edges, np.nextafter(edges, 0), np.nextafter(edges, np.inf), [0, tree.total]])
+        masses = np.minimum(masses, tree.total)
         assert (priorities[tree.find(masses)] > 0).all()
 
 
@@ -136,5 +137,16 @@ def test_bad_numbers_are_refused_before_anything_is_written(indices, priorities,
 def test_an_empty_tree_cannot_be_drawn_from():
     with pytest.raises(ValueError, match="all priorities are zero"):
         SumTree(10).draw(1, np.random)
-    with pytest.raises(ValueError, match="capacity=0"):
-        SumTree(0)
+    for capacity in (0, 2.5, "5", None):
+        with pytest.raises(ValueError, match=f"capacity={capacity!r}"):
+            SumTree(capacity)
+
+
+@pytest.mark.parametrize("mass", [np.nan, -1.0, 10.1, np.inf])
+def test_masses_out_of_range_are_refused(mass):
+    tree = SumTree(10)
+    tree.update(np.arange(10), np.ones(10))
+    with pytest.raises(ValueError, match="masses must be in 0 to the total of 10"):
+        tree.find(np.array([1.0, mass]))
+    with pytest.raises(ValueError, match="batch_size=0"):
+        tree.draw(0, np.random)

@@ -60,6 +60,19 @@ def test_register_makes_rainbow_known():
     assert not hasattr(ExperimentManager.__init__.__wrapped__, "__wrapped__")
 
 
+def test_register_after_another_package_has_wrapped_the_manager():
+    code = """
+import functools
+from rl_zoo3.exp_manager import ExperimentManager as Manager
+init = Manager.__init__
+Manager.__init__ = functools.wraps(init)(lambda *args, **kwargs: init(*args, **kwargs))
+from sb3_rainbow.zoo import hyperparams_file, register
+register()
+assert Manager(None, "rainbow", "CartPole-v1", "logs").config == str(hyperparams_file())
+"""
+    assert run("-c", code).returncode == 0
+
+
 def manager(algo="rainbow", **kwargs):
     return ExperimentManager(None, algo, "CartPole-v1", "logs", **kwargs)
 
@@ -265,7 +278,7 @@ def test_scripts_that_start_others_start_them_with_rainbow(command, becomes):
     assert started("ls") == "ls"
 
 
-@pytest.mark.parametrize("arguments", [[], ["no_such_script"], ["--algo"], ["os.path"]])
+@pytest.mark.parametrize("arguments", [[], ["no_such_script"], ["--algo"], ["os.path"], ["utils"], ["plots"]])
 def test_a_script_that_rl_zoo3_does_not_have(arguments):
     result = run("-m", "sb3_rainbow", *arguments)
     assert result.returncode == 1
