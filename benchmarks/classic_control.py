@@ -4,7 +4,8 @@ Train the shipped entry of an environment with several seeds, and evaluate what 
     python benchmarks/classic_control.py CartPole-v1 --seeds 0 1 2 3 4 --jobs 2
 
 Each run is the command line's own, ``train.py --algo rainbow --env ENV --seed SEED``. The model at the end of training
-then plays 20 episodes with its mean weights. Each seed appends a row to ``benchmarks/results/classic_control.csv``.
+then plays 20 episodes with its mean weights. Each seed appends a row to ``benchmarks/results/classic_control.csv``
+as soon as it is done.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import gymnasium as gym
@@ -65,15 +66,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args()
-    with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda seed: run(args.env, seed), args.seeds))
     table = HERE / "results" / "classic_control.csv"
-    is_new = not table.exists()
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(args.jobs) as pool, table.open("a", newline="") as file:
+        runs = [pool.submit(run, args.env, seed) for seed in args.seeds]
+        for finished in as_completed(runs):
+            row = finished.result()
+            writer = csv.DictWriter(file, row.keys())
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
 
 
 if __name__ == "__main__":

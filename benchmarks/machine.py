@@ -8,7 +8,7 @@ from pathlib import Path
 
 def describe_machine() -> str:
     """
-    :return: processor, number of cores and Python, in words
+    :return: number of cores, processor and system, in words
     """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
