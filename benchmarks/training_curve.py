@@ -4,8 +4,8 @@ Turn the Monitor files of a training run into a curve: a CSV with one row per ep
     python train.py --algo rainbow --env PongNoFrameskip-v4 --seed 1 -f logs
     python benchmarks/training_curve.py logs/rainbow/PongNoFrameskip-v4_1 benchmarks/results/pong
 
-Env steps are Monitor's lengths over 4, as on Atari Monitor counts emulator frames; it counts the no-op and FIRE frames of
-each reset too, so the number is slightly above SB3's ``num_timesteps``.
+Env steps are Monitor's lengths over 4, as on Atari Monitor counts emulator frames. It counts the no-op and FIRE frames
+of each reset too, so the number is slightly above SB3's ``num_timesteps``.
 """
 
 import argparse

@@ -54,6 +54,8 @@ class RainbowReplayBuffer(ReplayBuffer):
     :param prioritized_replay: draw in proportion to priorities; False: uniformly
     :param prioritized_replay_alpha: exponent of the priorities, 0 to 1
     :param prioritized_replay_beta0: exponent of the importance weights, 0 to 1; ``beta`` may be set at any time
+    :param frame_stack: keep each frame of frame stacks once: "auto" finds out from the first observations whether they
+        are stacks; the number of frames in a stack; None keeps every observation whole
     :raises ValueError: on an argument out of range
     """
 
@@ -71,6 +73,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         prioritized_replay: bool = True,
         prioritized_replay_alpha: float = 0.5,
         prioritized_replay_beta0: float = 0.4,
+        frame_stack: int | str | None = "auto",
     ) -> None:
         # ReplayBuffer's own constructor would allocate all of its arrays
         n_envs, buffer_size = whole_number("n_envs", n_envs, 1), whole_number("buffer_size", buffer_size, 1)
@@ -94,7 +97,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.rewards = np.zeros(rows, dtype=np.float32)
         self.dones = np.zeros(rows, dtype=np.float32)
         self.timeouts = np.zeros(rows, dtype=np.float32)
-        self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows)
+        self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows, frame_stack)
+        self._is_size_checked = False
         self.sampler: Sampler = UniformSampler(n_envs)
         if prioritized_replay:
             self.sampler = PrioritizedSampler(self.buffer_size * n_envs, alpha)
@@ -126,9 +130,6 @@ class RainbowReplayBuffer(ReplayBuffer):
         next_obs = self._checked(next_obs, "next observation")
         reward = np.asarray(reward, dtype=np.float32).reshape(self.n_envs)
         self._require_finite(reward, "reward")
-        if self.size() == 0:
-            self._warn_if_it_will_not_fit()
-
         self.storage.put(self.pos, obs, next_obs, np.asarray(done, dtype=bool))
         self.actions[self.pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
@@ -137,6 +138,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.timeouts[self.pos] = is_timeout
         self.sampler.add(self.pos * self.n_envs + np.arange(self.n_envs))
 
+        if not self._is_size_checked and self.storage.full_bytes is not None:
+            self._is_size_checked = True
+            self._warn_if_it_will_not_fit(self.storage.full_bytes)
         self._slots_since_drawn += 1
         self.pos += 1
         if self.pos == self.buffer_size:
@@ -236,10 +240,10 @@ class RainbowReplayBuffer(ReplayBuffer):
             return {key: array.reshape(-1, self.n_envs, *array.shape[1:]) for key, array in rows.items()}
         return rows.reshape(-1, self.n_envs, *rows.shape[1:])
 
-    def _warn_if_it_will_not_fit(self) -> None:
+    def _warn_if_it_will_not_fit(self, size: int) -> None:
         if psutil is None:
             return
-        size, free = self.storage.full_bytes, psutil.virtual_memory().available
+        free = psutil.virtual_memory().available
         if size > free:
             capacity = self.buffer_size * self.n_envs
             warnings.warn(

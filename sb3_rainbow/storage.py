@@ -6,10 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium import spaces
 
+from sb3_rainbow.frames import FrameStorage, frame_storage_bytes, moves_on, possible_stackings
+
 Observation = np.ndarray | dict[str, np.ndarray]
 
 # Bytes that are asked for at once. Large, so that most buffers of vectors are one array; small beside an Atari buffer.
 _CHUNK_BYTES = 2**26
+# Observations by which it is judged whether they are stacks of frames. Those at a reset or without motion do not count.
+_JUDGED_ROWS = 100
 
 
 class Storage(Protocol):
@@ -39,8 +43,8 @@ class Storage(Protocol):
         """As ``get``, for the next observations."""
 
     @property
-    def full_bytes(self) -> int:
-        """Memory that it will have taken when every slot has been written, in bytes."""
+    def full_bytes(self) -> int | None:
+        """Memory that it will have taken when every slot has been written, in bytes; None while that is open."""
 
 
 class _ChunkedArray:
@@ -109,6 +113,70 @@ class ArrayStorage:
         return self.observations.full_bytes + self.next_observations.full_bytes
 
 
+class AutoStorage:
+    """
+    Finds out from the first observations whether they are stacks of frames, and keeps each frame once if so.
+
+    Wrappers need not be known for that: what an env stacks by itself, or in another process, is found as well.
+
+    :param n_slots: length of the ring
+    :param n_envs: number of envs
+    :param shape: of one observation
+    :param dtype: of one observation
+    """
+
+    def __init__(self, n_slots: int, n_envs: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self._ring = n_slots, n_envs, shape, dtype
+        self.chosen: ArrayStorage | FrameStorage = ArrayStorage(*self._ring)
+        observation_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        # How many observations each stacking explains, of those that save at least half of the memory
+        self._explained = {
+            (axis, n_frames): 0
+            for axis, n_frames in possible_stackings(shape)
+            if frame_storage_bytes(observation_bytes, n_frames) <= observation_bytes
+        }
+        self._n_judged = 0
+        self._is_open = bool(self._explained)
+
+    def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
+        self.chosen.put(slot, obs, next_obs, done)
+        if self._is_open and isinstance(self.chosen, ArrayStorage):
+            self._judge(obs, next_obs, done)
+            is_chunk_full = slot + 1 == self.chosen.observations.chunk_slots
+            self._is_open = self._n_judged < _JUDGED_ROWS and not is_chunk_full
+            if self._n_judged >= _JUDGED_ROWS:
+                self._choose(self.chosen, slot + 1)
+
+    def _judge(self, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
+        telling = ~done & (obs != next_obs).any(axis=tuple(range(1, obs.ndim)))
+        self._n_judged += int(telling.sum())
+        for stacking in self._explained:
+            self._explained[stacking] += int((moves_on(obs, next_obs, *stacking) & telling).sum())
+
+    def _choose(self, plain: ArrayStorage, n_slots: int) -> None:
+        stacking = max(self._explained, key=self._explained.__getitem__)
+        if 2 * self._explained[stacking] > self._n_judged:
+            frames = FrameStorage(*self._ring, *stacking)
+            envs = np.arange(frames.n_envs)
+            for slot in range(n_slots):
+                at = np.full_like(envs, slot), envs
+                frames.put(slot, plain.get(*at), plain.get_next(*at), np.zeros(len(envs), dtype=bool))
+            self.chosen = frames
+
+    def cut(self, envs: np.ndarray) -> None:
+        self.chosen.cut(envs)
+
+    def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        return self.chosen.get(slots, envs)
+
+    def get_next(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        return self.chosen.get_next(slots, envs)
+
+    @property
+    def full_bytes(self) -> int | None:
+        return None if self._is_open else self.chosen.full_bytes
+
+
 class DictStorage:
     """
     A storage for each key of a Dict observation.
@@ -134,20 +202,52 @@ class DictStorage:
         return {key: storage.get_next(slots, envs) for key, storage in self.storages.items()}
 
     @property
-    def full_bytes(self) -> int:
-        return sum(storage.full_bytes for storage in self.storages.values())
+    def full_bytes(self) -> int | None:
+        sizes = [storage.full_bytes for storage in self.storages.values()]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-def make_storage(space: spaces.Space, shape: Any, n_slots: int, n_envs: int) -> Storage:
+def make_storage(
+    space: spaces.Space, shape: Any, n_slots: int, n_envs: int, frame_stack: int | str | None = "auto"
+) -> Storage:
     """
-    The storage that suits a space. A storage of another kind (frame stacks, say) is chosen here.
+    The storage that suits a space.
 
     :param space: observation space
     :param shape: of one stored observation, as SB3's ``get_obs_shape`` gives it; a dict of shapes for a Dict space
     :param n_slots: length of the ring
     :param n_envs: number of envs
+    :param frame_stack: "auto", the number of frames in a stack, or None to keep every observation whole
     :return: an empty storage, which has taken no memory yet
+    :raises ValueError: when no observation can be a stack of that number of frames
     """
     if isinstance(space, spaces.Dict):
-        return DictStorage({key: make_storage(space[key], shape[key], n_slots, n_envs) for key in space.spaces})
-    return ArrayStorage(n_slots, n_envs, shape, space.dtype)
+        storages = {
+            key: make_storage(space[key], shape[key], n_slots, n_envs, _for_key(shape[key], frame_stack))
+            for key in space.spaces
+        }
+        if isinstance(frame_stack, int) and not any(isinstance(value, FrameStorage) for value in storages.values()):
+            raise ValueError(f"frame_stack={frame_stack} fits no key of the observation space {space}: {_REMEDY}")
+        return DictStorage(storages)
+    ring = n_slots, n_envs, shape, space.dtype
+    if frame_stack is None:
+        return ArrayStorage(*ring)
+    if frame_stack == "auto":
+        return AutoStorage(*ring)
+    axis = _stacking_axis(shape, frame_stack)
+    if axis is None:
+        raise ValueError(f"frame_stack={frame_stack!r} does not fit observations of shape {shape}: {_REMEDY}")
+    return FrameStorage(*ring, axis, int(frame_stack))
+
+
+_REMEDY = 'write the number of frames, which divides the first or the last axis, "auto", or None for no frame stacks'
+
+
+def _stacking_axis(shape: tuple[int, ...], frame_stack: int | str) -> int | None:
+    return next((axis for axis, n_frames in possible_stackings(shape) if n_frames == frame_stack), None)
+
+
+def _for_key(shape: tuple[int, ...], frame_stack: int | str | None) -> int | str | None:
+    """A number is that of some of the keys: the others are kept as they are."""
+    is_number = isinstance(frame_stack, int)
+    return None if is_number and _stacking_axis(shape, frame_stack) is None else frame_stack  # type: ignore[arg-type]

@@ -458,14 +458,16 @@ def test_an_empty_buffer_cannot_be_sampled():
 def test_a_million_frame_stacks_can_be_made_anywhere(monkeypatch):
     """SB3 would ask for 56 GB here. What will not fit is said when the first transition arrives."""
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-    buffer = make(1_000_000, space=space)
     rows = np.zeros((1, 4, 84, 84), np.uint8)
     add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
-    memory = SimpleNamespace(available=10**10)
+    memory = SimpleNamespace(available=5 * 10**9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    with pytest.warns(UserWarning, match=r"will need 56\.4 GB .* only 10\.0 GB .* write buffer_size=177154 or less"):
-        buffer.add(*add)
+    sizes = {4: r"will need 7\.1 GB .* only 5\.0 GB .* write buffer_size=704622 or less", None: r"will need 56\.4 GB "}
+    for frame_stack, said in sizes.items():
+        buffer = make(1_000_000, space=space, frame_stack=frame_stack)
+        with pytest.warns(UserWarning, match=said):
+            buffer.add(*add)
+        buffer.add(*add)  # once is enough
+        assert buffer.sample(2).observations.shape == (2, 4, 84, 84)
     memory.available = 10**11
-    buffer.add(*add)
-    make(1_000_000, space=space).add(*add)  # does not warn
-    assert buffer.sample(2).observations.shape == (2, 4, 84, 84)
+    make(1_000_000, space=space, frame_stack=None).add(*add)  # does not warn

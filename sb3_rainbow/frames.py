@@ -1,0 +1,221 @@
+"""Ground floor: stacks of frames, of which each frame is kept once."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+# Bytes that are asked for at once: small beside a full buffer, as up to one chunk more than it needs is held
+_CHUNK_BYTES = 2**25
+_AGE = np.uint32
+_ZERO = -1  # the id of the frame of zeros, which is not kept at all
+# Rows after which it is said, once, that most of them had to be kept whole
+_JUDGED_ROWS = 1_000
+
+
+class FramePool:
+    """
+    Frames in the order in which they came. Memory is taken and used again chunk by chunk.
+
+    :param frame_shape: shape of a frame
+    :param dtype: of its numbers
+    :param capacity: about so many frames are alive at a time
+    """
+
+    def __init__(self, frame_shape: tuple[int, ...], dtype: Any, capacity: int) -> None:
+        self.frame_shape, self.dtype = frame_shape, np.dtype(dtype)
+        self.frame_bytes = int(np.prod(frame_shape)) * self.dtype.itemsize
+        self.chunk_frames = min(max(_CHUNK_BYTES // max(self.frame_bytes, 1), 1), capacity)
+        self.next_id = 0
+        self._chunks: dict[int, np.ndarray] = {}  # by number, id // chunk_frames, in ascending order
+        self._spare: list[np.ndarray] = []
+
+    def append(self, frames: np.ndarray) -> np.ndarray:
+        """
+        :param frames: (n, *frame_shape)
+        :return: (n,) int64 ids, ascending
+        """
+        ids = np.arange(self.next_id, self.next_id + len(frames))
+        done = 0
+        while done < len(frames):
+            number, offset = divmod(self.next_id, self.chunk_frames)
+            if number not in self._chunks:
+                shape = (self.chunk_frames, *self.frame_shape)
+                self._chunks[number] = self._spare.pop() if self._spare else np.zeros(shape, dtype=self.dtype)
+            some = frames[done : done + self.chunk_frames - offset]
+            self._chunks[number][offset : offset + len(some)] = some
+            self.next_id += len(some)
+            done += len(some)
+        return ids
+
+    def release_before(self, first_id: int) -> None:
+        """
+        :param first_id: the frames before this one will not be read any more
+        """
+        for number in list(self._chunks):
+            if (number + 1) * self.chunk_frames > first_id:
+                break
+            self._spare.append(self._chunks.pop(number))
+
+    def gather(self, ids: np.ndarray) -> np.ndarray:
+        """
+        :param ids: (n, k) ids of stacks of k frames
+        :return: (n, k, *frame_shape), a copy
+        """
+        stacks = np.empty((*ids.shape, *self.frame_shape), dtype=self.dtype)
+        numbers, offsets = np.divmod(ids, self.chunk_frames)
+        # Most stacks are evenly spaced frames of one chunk, which one slice copies
+        steps = np.diff(ids)
+        is_slice = (ids[:, 0] != _ZERO) & (steps[:, 0] > 0) & (steps == steps[:, :1]).all(axis=1)
+        is_slice &= numbers[:, 0] == numbers[:, -1]
+        columns = (is_slice, numbers[:, 0], offsets[:, 0], offsets[:, -1] + 1, steps[:, 0])
+        for row, (sliced, number, first, end, step) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+            if sliced:
+                stacks[row] = self._chunks[number][first:end:step]
+                continue
+            for column, frame in enumerate(ids[row].tolist()):
+                number, offset = divmod(frame, self.chunk_frames)
+                stacks[row, column] = 0 if frame == _ZERO else self._chunks[number][offset]
+        return stacks
+
+
+class FrameStorage:
+    """
+    Observations that are stacks of the last frames, of which each frame is kept once.
+
+    Nothing is taken on trust: an observation that is not the one before it moved on by a frame (after a reset, or where
+    an env stacks only sometimes) is kept whole, but for frames of zeros and repeated ones. So what is read equals what
+    was put, byte for byte.
+
+    :param n_slots: length of the ring
+    :param n_envs: number of envs
+    :param shape: of one observation
+    :param dtype: of one observation
+    :param axis: along which frames are stacked, the newest last
+    :param n_frames: number of frames in a stack, at least 2
+    """
+
+    def __init__(self, n_slots: int, n_envs: int, shape: tuple[int, ...], dtype: Any, axis: int, n_frames: int) -> None:
+        self.n_slots, self.n_envs, self.shape, self.axis, self.n_frames = n_slots, n_envs, shape, axis, n_frames
+        # A stack of k frames of c channels each is (..., k, c, ...)
+        self._split = (*shape[:axis], n_frames, shape[axis] // n_frames, *shape[axis + 1 :])
+        self.pool = FramePool(self._split[:axis] + self._split[axis + 1 :], dtype, n_slots * n_envs)
+        # For each row the ids of its observation's frames and of its next observation's: in each slot the first id
+        # that came later, for each frame how far before that it is; 0 for a frame of zeros. 8 bytes a frame.
+        self._ends = np.zeros(n_slots, dtype=np.int64)
+        self._ages = np.zeros((n_slots, n_envs, 2, n_frames), dtype=_AGE)
+        self._newest: np.ndarray | None = None  # (n_envs, n_frames, *frame_shape), what was put as next observation
+        self._newest_ids = np.full((n_envs, n_frames), _ZERO)
+        self._n_rows = self._n_whole = 0  # put so far; of these such that do not follow the row before, or themselves
+
+    def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
+        stacks, next_stacks = self._stacks(obs), self._stacks(next_obs)
+        ids = self._newest_ids.copy()
+        continues = np.zeros(self.n_envs, dtype=bool) if self._newest is None else _equal(stacks, self._newest, 1)
+        if not continues.all():
+            ids[~continues] = self._append_whole(stacks[~continues])
+        moves_on = _equal(next_stacks[:, :-1], stacks[:, 1:], 1)
+        next_ids = np.empty_like(ids)
+        next_ids[:, :-1] = ids[:, 1:]
+        if moves_on.all():
+            next_ids[:, -1] = self.pool.append(next_stacks[:, -1])
+        else:
+            next_ids[moves_on, -1] = self.pool.append(next_stacks[moves_on, -1])
+            next_ids[~moves_on] = self._append_whole(next_stacks[~moves_on])
+        self._newest, self._newest_ids = next_stacks.copy(order="K"), next_ids
+        self._watch(self.n_envs - int((continues & moves_on).sum()))
+
+        both = np.stack((ids, next_ids), axis=1)  # (n_envs, 2, n_frames)
+        self._ends[slot] = self.pool.next_id
+        self._ages[slot] = np.where(both == _ZERO, 0, self.pool.next_id - both)
+        # Ids rise along the ring, so that no later row needs what is older than the oldest row's oldest frame
+        oldest = (slot + 1) % self.n_slots
+        self.pool.release_before(int(self._ends[oldest] - self._ages[oldest].max()))
+
+    def cut(self, envs: np.ndarray) -> None:
+        pass  # an observation that does not follow shows itself
+
+    def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        return self._gather(slots, envs, 0)
+
+    def get_next(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        return self._gather(slots, envs, 1)
+
+    @property
+    def full_bytes(self) -> int:
+        return self.n_slots * self.n_envs * frame_storage_bytes(self.pool.frame_bytes * self.n_frames, self.n_frames)
+
+    def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
+        ages = self._ages[slots, envs, which]  # (batch, n_frames)
+        stacks = self.pool.gather(np.where(ages == 0, _ZERO, self._ends[slots, None] - ages))
+        return np.moveaxis(stacks, 1, self.axis + 1).reshape(-1, *self.shape)
+
+    def _stacks(self, obs: np.ndarray) -> np.ndarray:
+        """(n_envs, *shape) -> (n_envs, n_frames, *frame_shape)"""
+        return np.moveaxis(obs.reshape(-1, *self._split), self.axis + 1, 1)
+
+    def _watch(self, n_whole: int) -> None:
+        if self._n_rows < _JUDGED_ROWS <= self._n_rows + self.n_envs and 2 * (self._n_whole + n_whole) > _JUDGED_ROWS:
+            warnings.warn(
+                f"of the first {_JUDGED_ROWS} observations of shape {self.shape}, {self._n_whole + n_whole} did not "
+                f"follow from the one before by a new frame, as stacks of {self.n_frames} frames do, and are kept "
+                "whole: if that goes on, write replay_buffer_kwargs=dict(frame_stack=None), which takes frames for "
+                "nothing special",
+                stacklevel=2,
+            )
+        self._n_rows += self.n_envs
+        self._n_whole += n_whole
+
+    def _append_whole(self, stacks: np.ndarray) -> np.ndarray:
+        """
+        :param stacks: (n, n_frames, *frame_shape)
+        :return: (n, n_frames) ids. Padding, zeros or a frame that is repeated, takes no memory.
+        """
+        is_zero = _equal(stacks, np.zeros((), dtype=stacks.dtype), 2)
+        repeats = np.zeros_like(is_zero)
+        repeats[:, 1:] = _equal(stacks[:, 1:], stacks[:, :-1], 2)
+        is_new = ~is_zero & ~repeats
+        ids = np.full(is_zero.shape, _ZERO)
+        ids[is_new] = self.pool.append(stacks[is_new])
+        for column in range(1, self.n_frames):
+            ids[:, column] = np.where(repeats[:, column], ids[:, column - 1], ids[:, column])
+        return ids
+
+
+def frame_storage_bytes(observation_bytes: int, n_frames: int) -> int:
+    """
+    :param observation_bytes: of one observation
+    :param n_frames: number of frames in it
+    :return: bytes that ``FrameStorage`` needs for a transition: a frame, and what finds it
+    """
+    return observation_bytes // n_frames + 2 * n_frames * np.dtype(_AGE).itemsize + 8
+
+
+def possible_stackings(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """
+    :param shape: of an observation
+    :return: what it may be a stack of: pairs of axis, the first or the last, and number of frames; likelier ones first
+    """
+    axes = sorted({0, len(shape) - 1}, key=lambda axis: shape[axis]) if shape else []
+    return [(axis, k) for axis in axes for k in range(shape[axis], 1, -1) if shape[axis] % k == 0]
+
+
+def moves_on(obs: np.ndarray, next_obs: np.ndarray, axis: int, n_frames: int) -> np.ndarray:
+    """
+    :param obs: (n_envs, *shape)
+    :param next_obs: (n_envs, *shape)
+    :param axis: of the observation, along which frames may be stacked
+    :param n_frames: number of frames
+    :return: (n_envs,) whether all frames but the newest were there before
+    """
+    width = obs.shape[axis + 1] // n_frames
+    old, new = np.moveaxis(obs, axis + 1, 1), np.moveaxis(next_obs, axis + 1, 1)
+    return _equal(new[:, :-width], old[:, width:], 1)
+
+
+def _equal(left: np.ndarray, right: np.ndarray, n_axes: int) -> np.ndarray:
+    """Equality byte for byte (0.0 is not -0.0, NaN is NaN), over all axes but the first ``n_axes``."""
+    if np.issubdtype(left.dtype, np.floating):
+        bits = np.dtype(f"u{left.dtype.itemsize}")
+        left, right = left.view(bits), right.view(bits)
+    return (left == right).all(axis=tuple(range(n_axes, left.ndim)))

@@ -1,0 +1,261 @@
+"""Frame storage returns what plain storage returns, byte for byte, and holds each frame once."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer, frames, storage
+from sb3_rainbow.frames import FramePool, FrameStorage
+
+FRAME = {"gray": (5, 6), "colour first": (3, 5, 4), "colour last": (5, 4, 3), "float": (2, 3)}
+
+
+class StackedEnvs:
+    """
+    Rows of transitions as a vectorised env of frame stacks makes them.
+
+    :param kind: of frames
+    :param padding: of a stack after a reset: "zero", "repeat", or "kept" (a lost life goes on with the frames it has)
+    :param sometimes: probability that an observation is no stack but random numbers
+    """
+
+    def __init__(self, rng, kind, n_frames, n_envs, padding, end=0.2, sometimes=0.0):
+        self.rng, self.n_frames, self.n_envs, self.padding = rng, n_frames, n_envs, padding
+        self.end, self.sometimes = end, sometimes
+        self.axis = 2 if kind == "colour last" else 0
+        self.frame_shape = FRAME[kind] if kind.startswith("colour") else (1, *FRAME[kind])
+        self.dtype = np.float32 if kind == "float" else np.uint8
+        shape = list(self.frame_shape)
+        shape[self.axis] *= n_frames
+        self.space = spaces.Box(0, 255, tuple(shape), self.dtype)
+        self.stacks = [None] * n_envs
+        self.reset()
+
+    def frame(self):
+        # Few different frames: some are zero, some repeat by chance
+        if self.rng.random() < 0.1:
+            return np.full(self.frame_shape, self.rng.integers(0, 2), self.dtype)
+        return self.rng.integers(0, 256, self.frame_shape).astype(self.dtype)
+
+    def start(self, env):
+        frame, padding = self.frame(), self.padding
+        if padding == "kept" and self.stacks[env] is not None:
+            return [*self.stacks[env][1:], frame]
+        first = frame if padding == "repeat" else np.zeros_like(frame)
+        return [first] * (self.n_frames - 1) + [frame]
+
+    def reset(self):
+        self.stacks = [self.start(env) for env in range(self.n_envs)]
+        self.obs = self.joined()
+
+    def joined(self):
+        return np.stack([np.concatenate(stack, axis=self.axis) for stack in self.stacks])
+
+    def step(self):
+        """One row, as ``ReplayBuffer.add`` takes it."""
+        obs = self.obs
+        self.stacks = [[*stack[1:], self.frame()] for stack in self.stacks]
+        if self.rng.random() < self.sometimes:
+            self.stacks = [[self.frame() for _ in stack] for stack in self.stacks]
+        next_obs = self.joined()
+        done = self.rng.random(self.n_envs) < self.end
+        infos = [{"TimeLimit.truncated": bool(d and self.rng.random() < 0.5)} for d in done]
+        for env in np.flatnonzero(done):
+            self.stacks[env] = self.start(env)
+        self.obs = self.joined()
+        actions, rewards = self.rng.integers(0, 3, self.n_envs), self.rng.normal(size=self.n_envs)
+        return obs, next_obs, actions, rewards, done, infos
+
+
+def assert_same_batch(batch, other):
+    for name, left, right in zip(batch._fields, batch, other, strict=True):
+        pairs = [(left[key], right[key]) for key in left] if isinstance(left, dict) else [(left, right)]
+        for ours, theirs in pairs:
+            ours, theirs = np.asarray(ours), np.asarray(theirs)
+            assert ours.dtype == theirs.dtype, name
+            assert ours.tobytes() == theirs.tobytes(), name
+
+
+@given(
+    kind=st.sampled_from(sorted(FRAME)),
+    padding=st.sampled_from(["zero", "repeat", "kept"]),
+    n_frames=st.integers(2, 5),
+    n_envs=st.integers(1, 4),
+    n_slots=st.integers(1, 30),
+    n_puts=st.integers(1, 90),
+    n_steps=st.integers(1, 10),
+    sometimes=st.sampled_from([0.0, 0.3, 1.0]),
+    chunk_frames=st.integers(1, 20),
+    event_at=st.integers(0, 90),
+    event=st.sampled_from(["reset", "save and load", "forget"]),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=300, deadline=None)
+@pytest.mark.filterwarnings("ignore:of the first")
+def test_equal_to_plain_storage_byte_for_byte(
+    kind, padding, n_frames, n_envs, n_slots, n_puts, n_steps, sometimes, chunk_frames, event_at, event, seed
+):
+    envs = StackedEnvs(np.random.default_rng(seed), kind, n_frames, n_envs, padding, sometimes=sometimes)
+    frame_bytes = int(np.prod(envs.frame_shape)) * np.dtype(envs.dtype).itemsize
+    original, frames._CHUNK_BYTES = frames._CHUNK_BYTES, chunk_frames * frame_bytes
+    try:
+        buffers = [
+            RainbowReplayBuffer(
+                n_slots * n_envs,
+                envs.space,
+                spaces.Discrete(3),
+                device="cpu",
+                n_envs=n_envs,
+                n_steps=n_steps,
+                frame_stack=frame_stack,
+            )
+            for frame_stack in (n_frames, None)
+        ]
+        assert isinstance(buffers[0].storage, FrameStorage)
+        buffers[0].storage = FrameStorage(n_slots, n_envs, envs.space.shape, envs.dtype, envs.axis, n_frames)
+    finally:
+        frames._CHUNK_BYTES = original
+    for step in range(n_puts):
+        row = envs.step()
+        for buffer in buffers:
+            buffer.add(*row)
+        if step == event_at and event == "reset":
+            envs.reset()
+            for buffer in buffers:
+                buffer.truncate_last_trajectory()
+        elif step == event_at and event == "save and load":
+            buffers = [pickle.loads(pickle.dumps(buffer)) for buffer in buffers]
+        elif step == event_at:
+            for buffer in buffers:
+                buffer.reset()
+    if not buffers[0].size():
+        return
+    ids = np.arange(buffers[0].size() * n_envs)
+    assert_same_batch(buffers[0]._get_samples(ids), buffers[1]._get_samples(ids))
+    batches = []
+    for buffer in buffers:
+        np.random.seed(seed)
+        batches.append(buffer.sample(8))
+    assert_same_batch(*batches)
+
+
+@pytest.mark.parametrize("padding", ["zero", "repeat"])
+def test_each_frame_is_held_once_and_one_more_for_each_episode(padding):
+    """100 slots of a ring that has wrapped, a chunk of 10 frames: what is held is as little as can be."""
+    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, padding, end=0.05)
+    buffer = RainbowReplayBuffer(200, envs.space, spaces.Discrete(3), n_envs=2, frame_stack=4)
+    kept = buffer.storage
+    kept.pool.chunk_frames = 10
+    ends = []
+    for _ in range(450):
+        row = envs.step()
+        ends.append(row[4].sum())
+        buffer.add(*row)
+    # Padding with a frame is that frame; the frames before the oldest slot's newest ones are in its stacks
+    n_frames = 200 + sum(ends[-101:]) + 2 * 4
+    held = sum(len(chunk) for chunk in kept.pool._chunks.values())
+    assert 200 <= held <= n_frames + 2 * 10
+    assert len(kept.pool._spare) <= 1
+
+
+@pytest.mark.parametrize("kind", ["gray", "colour first", "colour last"])
+@pytest.mark.parametrize("n_frames", [2, 4, 7])
+def test_stacks_are_found_by_themselves(kind, n_frames, monkeypatch):
+    monkeypatch.setattr(storage, "frame_storage_bytes", lambda observation, n_frames: 0)  # small frames too
+    envs = StackedEnvs(np.random.default_rng(1), kind, n_frames, 3, "zero", end=0.05)
+    buffers = [
+        RainbowReplayBuffer(300, envs.space, spaces.Discrete(3), n_envs=3, frame_stack=given)
+        for given in ("auto", None)
+    ]
+    for _ in range(70):
+        row = envs.step()
+        for buffer in buffers:
+            buffer.add(*row)
+    found = buffers[0].storage.chosen
+    assert isinstance(found, FrameStorage)
+    assert (found.axis, found.n_frames) == (envs.axis, n_frames)
+    ids = np.arange(210)
+    assert_same_batch(buffers[0]._get_samples(ids), buffers[1]._get_samples(ids))
+
+
+def test_stacks_inside_a_dict_are_found_and_the_rest_is_kept_as_it_is():
+    rng = np.random.default_rng(0)
+    space = spaces.Dict({"image": spaces.Box(0, 255, (4, 20, 20), np.uint8), "place": spaces.Box(-1, 1, (8,))})
+    buffers = [
+        RainbowDictReplayBuffer(500, space, spaces.Discrete(2), frame_stack=given, device="cpu")
+        for given in ("auto", 4, None)
+    ]
+    image = np.zeros((1, 4, 20, 20), dtype=np.uint8)
+    for _ in range(250):
+        obs = {"image": image, "place": rng.uniform(-1, 1, (1, 8)).astype(np.float32)}
+        image = np.concatenate([image[:, 1:], rng.integers(0, 256, (1, 1, 20, 20), dtype=np.uint8)], axis=1)
+        next_obs = {"image": image, "place": rng.uniform(-1, 1, (1, 8)).astype(np.float32)}
+        for buffer in buffers:
+            buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.zeros(1, dtype=bool), [{}])
+    assert isinstance(buffers[0].storage.storages["image"].chosen, FrameStorage)
+    assert isinstance(buffers[0].storage.storages["place"].chosen, storage.ArrayStorage)
+    assert isinstance(buffers[1].storage.storages["image"], FrameStorage)
+    batches = [buffer._get_samples(np.arange(250)) for buffer in buffers]
+    assert_same_batch(batches[0], batches[2])
+    assert_same_batch(batches[1], batches[2])
+
+
+@pytest.mark.parametrize("motion", ["random", "none"])
+def test_what_is_no_stack_stays_plain(motion):
+    space = spaces.Box(0, 255, (3, 30, 30), np.uint8)
+    rng = np.random.default_rng(0)
+    buffer = RainbowReplayBuffer(20_000, space, spaces.Discrete(2))
+    obs = rng.integers(0, 256, (1, 3, 30, 30), dtype=np.uint8)
+    for _ in range(150):
+        next_obs = rng.integers(0, 256, (1, 3, 30, 30), dtype=np.uint8) if motion == "random" else obs
+        buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.zeros(1, dtype=bool), [{}])
+        obs = next_obs
+    assert isinstance(buffer.storage.chosen, storage.ArrayStorage)
+    assert (buffer.storage.full_bytes is None) == (motion == "none")  # what does not move may yet be a stack
+
+
+def test_it_is_said_once_that_most_observations_are_no_stacks():
+    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, "zero", sometimes=1.0)
+    buffer = RainbowReplayBuffer(5_000, envs.space, spaces.Discrete(3), n_envs=2, frame_stack=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(1_200):
+            buffer.add(*envs.step())
+    assert ["frame_stack=None" in str(warning.message) for warning in caught] == [True]
+    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, "zero")
+    buffer = RainbowReplayBuffer(5_000, envs.space, spaces.Discrete(3), n_envs=2, frame_stack=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(1_200):
+            buffer.add(*envs.step())
+
+
+@pytest.mark.parametrize("frame_stack", [3, 1, 0, -4, "four", 2.5])
+def test_a_number_that_does_not_fit_is_refused(frame_stack):
+    with pytest.raises(ValueError, match="frame_stack="):
+        RainbowReplayBuffer(100, spaces.Box(0, 255, (4, 20, 20), np.uint8), spaces.Discrete(2), frame_stack=frame_stack)
+
+
+@given(
+    n_frames=st.integers(1, 40),
+    chunk_frames=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_pool_returns_what_was_appended(n_frames, chunk_frames, seed):
+    rng = np.random.default_rng(seed)
+    pool = FramePool((2, 3), np.uint8, chunk_frames)
+    expected = rng.integers(0, 256, (n_frames, 2, 3), dtype=np.uint8)
+    ids = np.concatenate([pool.append(some) for some in np.array_split(expected, rng.integers(1, 6))])
+    np.testing.assert_array_equal(ids, np.arange(n_frames))
+    chosen = rng.integers(-1, n_frames, (7, 3))
+    twin = np.concatenate([expected, np.zeros((1, 2, 3), np.uint8)])
+    np.testing.assert_array_equal(pool.gather(chosen), twin[chosen])
+    pool.release_before(n_frames - 1)
+    np.testing.assert_array_equal(pool.gather(np.array([[-1, n_frames - 1]]))[0, 1], expected[-1])
+    assert len(pool._chunks) == 1
