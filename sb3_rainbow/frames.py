@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_rainbow.memory import ReusedArrays
+
 # Bytes that are asked for at once: small beside a full buffer, as up to one chunk more than it needs is held
 _CHUNK_BYTES = 2**25
 _AGE = np.uint32
@@ -29,6 +31,7 @@ class FramePool:
         self.next_id = 0
         self._chunks: dict[int, np.ndarray] = {}  # by number, id // chunk_frames, in ascending order
         self._spare: list[np.ndarray] = []
+        self._reused = ReusedArrays()
 
     def append(self, frames: np.ndarray) -> np.ndarray:
         """
@@ -62,7 +65,7 @@ class FramePool:
         :param ids: (n, k) ids of stacks of k frames
         :return: (n, k, *frame_shape), a copy
         """
-        stacks = np.empty((*ids.shape, *self.frame_shape), dtype=self.dtype)
+        stacks = self._reused.empty((*ids.shape, *self.frame_shape), self.dtype)
         numbers, offsets = np.divmod(ids, self.chunk_frames)
         # Most stacks are evenly spaced frames of one chunk, which one slice copies
         steps = np.diff(ids)

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_rainbow.frames import FrameStorage, frame_storage_bytes, moves_on, possible_stackings
+from sb3_rainbow.memory import ReusedArrays
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
@@ -63,6 +64,7 @@ class _ChunkedArray:
         self.full_bytes = n_slots * row_bytes
         self.chunk_slots = min(max(_CHUNK_BYTES // max(row_bytes, 1), 1), n_slots)
         self.chunks: list[np.ndarray] = []
+        self._reused = ReusedArrays()
 
     def put(self, slot: int, row: np.ndarray) -> None:
         chunk, offset = divmod(slot, self.chunk_slots)
@@ -72,11 +74,12 @@ class _ChunkedArray:
         self.chunks[chunk][offset] = row
 
     def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        batch = self._reused.empty((len(slots), *self.row_shape[1:]), self.dtype)
         if len(self.chunks) == 1:
-            return self.chunks[0][slots, envs]
-        batch = np.empty((len(slots), *self.row_shape[1:]), dtype=self.dtype)
-        chunks, offsets = np.divmod(slots, self.chunk_slots)
-        for row, (chunk, offset, env) in enumerate(zip(chunks, offsets, envs, strict=True)):
+            rows = self.chunks[0].reshape(-1, *self.row_shape[1:])
+            return rows.take(slots * self.row_shape[0] + envs, axis=0, out=batch, mode="clip")  # "raise" would copy
+        columns = (*np.divmod(slots, self.chunk_slots), envs)
+        for row, (chunk, offset, env) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             batch[row] = self.chunks[chunk][offset, env]
         return batch
 

@@ -15,6 +15,7 @@ FLOORS = [
         "categorical": {"torch"},
         "noisy": {"torch"},
         "files": {"stable_baselines3"},
+        "memory": {"numpy"},
         "frames": {"numpy"},
     },
     {

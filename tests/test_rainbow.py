@@ -479,7 +479,7 @@ def test_a_buffer_that_keeps_its_rewards_in_its_own_way_trains_on():
 def test_one_warning_names_just_the_switches_without_effect():
     with pytest.warns(UserWarning, match=r"^n_steps=3 and prioritized_replay=True will") as caught:
         make(replay_buffer_class=ReplayBuffer).learn(100)
-    assert len(caught) == 1
+    assert ["have no effect" in str(warning.message) for warning in caught].count(True) == 1
     with pytest.warns(UserWarning, match=r"^prioritized_replay=True will have no effect"):
         make(replay_buffer_class=NStepReplayBuffer)
     with warnings.catch_warnings():
@@ -610,7 +610,7 @@ def test_a_support_that_cuts_returns_off_is_warned_of_once():
     expected = r"support_edge is 0\.\d\d.*write policy_kwargs=dict\(v_min=-10, v_max=100\)"
     with pytest.warns(UserWarning, match=expected) as caught:
         model.learn(1700)
-    assert len(caught) == 1
+    assert ["support_edge" in str(warning.message) for warning in caught].count(True) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,244 @@
+"""
+What it costs to draw a batch from replay and to update its priorities, beside other replay buffers.
+
+    pip install cpprb tianshou
+    python benchmarks/replay.py --sizes 10000 100000 1000000
+
+Each buffer is filled with stacks of four 84x84 frames, in episodes of 900 steps, in a process of its own, and is then
+drawn from in rounds; the median round counts. Buffers whose observations would not fit into memory are left out at that
+size. "draw" is choosing what is sampled, "gather" bringing it together as tensors or arrays, "update" setting its
+priorities. The rows of size 10,000,000 are of the trees alone. Peers that are not installed are left out.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch as th
+from gymnasium import spaces
+from machine import describe_machine, versions
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+
+from sb3_rainbow import RainbowReplayBuffer, SumTree
+
+RESULTS = Path(__file__).parent / "results" / "replay.csv"
+BATCHES = (32, 256, 1024)
+ALPHA, BETA = 0.5, 0.4
+STACK = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+ACTIONS = spaces.Discrete(6)
+Functions = dict[str, Callable[[int], Any]]  # of a batch size: "draw", "sample" (draw and gather), "update"
+
+
+def rows(size: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """
+    :param size: number of transitions
+    :return: observation and next observation (4, 84, 84), and whether the episode ends
+    """
+    frames = np.random.default_rng(0).integers(0, 256, (1000, 84, 84), dtype=np.uint8)
+    for step in range(size):
+        if step % 900 == 0:
+            stack = np.zeros((4, 84, 84), dtype=np.uint8)
+            stack[-1] = frames[step % 1000]
+        next_stack = np.concatenate((stack[1:], frames[[(step * 7 + 1) % 1000]]))
+        yield stack, next_stack, step % 900 == 899
+        stack = next_stack
+
+
+def priorities(batch: int) -> np.ndarray:
+    return np.random.random_sample(batch) + 0.1
+
+
+def fill_sb3(buffer: ReplayBuffer, size: int) -> None:
+    for obs, next_obs, done in rows(size):
+        buffer.add(obs[None], next_obs[None], np.zeros(1), np.zeros(1), np.array([done]), [{}])
+
+
+def ours(size: int) -> Functions:
+    buffer = RainbowReplayBuffer(size, STACK, ACTIONS, device="cpu", n_steps=3)
+    fill_sb3(buffer, size)
+    return {
+        "draw": lambda batch: buffer.sampler.draw(batch, np.random),
+        "sample": buffer.sample,
+        "update": lambda batch: buffer.update_priorities(buffer._drawn, priorities(batch)),
+    }
+
+
+def sb3(size: int, kind: type[ReplayBuffer] = ReplayBuffer) -> Functions:
+    buffer = kind(size, STACK, ACTIONS, device="cpu")
+    fill_sb3(buffer, size)
+    return {
+        "draw": lambda batch: (np.random.randint(0, size, size=batch), np.random.randint(0, 1, size=batch)),
+        "sample": buffer.sample,
+    }
+
+
+def sb3_n_step(size: int) -> Functions:
+    return sb3(size, NStepReplayBuffer)
+
+
+def cpprb(size: int) -> Functions:
+    import cpprb as package
+
+    fields = {"obs": {"shape": (4, 84, 84), "dtype": np.uint8}, "act": {}, "rew": {}, "done": {}}
+    buffer = package.PrioritizedReplayBuffer(size, fields, alpha=ALPHA, next_of="obs", stack_compress="obs")
+    for obs, next_obs, done in rows(size):
+        buffer.add(obs=obs, act=0, rew=0, next_obs=next_obs, done=done)
+        if done:
+            buffer.on_episode_end()
+    bare = package.PrioritizedReplayBuffer(size, {"done": {}}, alpha=ALPHA)
+    for start in range(0, size, 1000):
+        bare.add(done=np.zeros(min(1000, size - start)))
+    indexes = {batch: np.random.randint(0, size, batch) for batch in BATCHES}
+    return {
+        "draw": lambda batch: bare.sample(batch, beta=BETA),
+        "sample": lambda batch: buffer.sample(batch, beta=BETA),
+        "update": lambda batch: buffer.update_priorities(indexes[batch], priorities(batch)),
+    }
+
+
+def tianshou(size: int) -> Functions:
+    from tianshou.data import Batch, PrioritizedReplayBuffer
+
+    buffer = PrioritizedReplayBuffer(
+        size, ALPHA, BETA, stack_num=4, save_only_last_obs=True, ignore_obs_next=True, weight_norm=True
+    )
+    for obs, next_obs, done in rows(size):
+        buffer.add(Batch(obs=obs, obs_next=next_obs, act=0, rew=0.0, terminated=done, truncated=False, info={}))
+    indices = {batch: np.random.randint(0, size, batch) for batch in BATCHES}
+    return {
+        "draw": buffer.sample_indices,
+        "sample": buffer.sample,
+        "update": lambda batch: buffer.update_weight(indices[batch], priorities(batch)),
+    }
+
+
+def our_tree(size: int) -> Functions:
+    tree = SumTree(size)
+    for start in range(0, size, 100_000):
+        tree.update(np.arange(start, min(start + 100_000, size)), 1.0)
+    indices = {batch: np.random.randint(0, size, batch) for batch in BATCHES}
+    return {
+        "draw": lambda batch: tree.draw(batch, np.random),
+        "update": lambda batch: tree.update(indices[batch], priorities(batch) ** ALPHA),
+    }
+
+
+def python_tree(size: int) -> Functions:
+    n_leaves = 1 << (size - 1).bit_length()
+    nodes = [0.0] * (2 * n_leaves)
+
+    def update(batch: int) -> None:
+        for index, priority in zip(np.random.randint(0, size, batch).tolist(), priorities(batch).tolist(), strict=True):
+            node = index + n_leaves
+            nodes[node] = priority**ALPHA
+            while node > 1:
+                node //= 2
+                nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
+
+    def draw(batch: int) -> list[int]:
+        indices = []
+        for part in range(batch):
+            mass = (part + np.random.random_sample()) / batch * nodes[1]
+            node = 1
+            while node < n_leaves:
+                node *= 2
+                if mass >= nodes[node]:
+                    mass -= nodes[node]
+                    node += 1
+            indices.append(node - n_leaves)
+        return indices
+
+    for leaf in range(size):
+        nodes[n_leaves + leaf] = 1.0
+    for node in range(n_leaves - 1, 0, -1):
+        nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
+    return {"draw": draw, "update": update}
+
+
+# name: what makes it, and bytes for each transition
+BUFFERS: dict[str, tuple[Callable[[int], Functions], int]] = {
+    "RainbowReplayBuffer": (ours, 7_200),
+    "SB3 ReplayBuffer, uniform": (sb3, 56_500),
+    "SB3 NStepReplayBuffer, uniform": (sb3_n_step, 56_500),
+    "cpprb": (cpprb, 14_500),
+    "Tianshou": (tianshou, 7_200),
+    "SumTree alone": (our_tree, 9),
+    "binary tree in Python alone": (python_tree, 80),
+}
+
+
+def measure(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
+    """
+    :param name: of a buffer
+    :param size: number of transitions in it
+    :param rounds: number of rounds
+    :return: a row for each batch size, times in microseconds
+    """
+    th.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    functions = BUFFERS[name][0](size)
+    fill = (time.perf_counter() - start) / size * 1e6
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    table = []
+    for batch in BATCHES:
+        calls = max(6400 // batch, 10)
+        times: dict[str, list[float]] = {operation: [] for operation in functions}
+        for _ in range(rounds):
+            for operation, function in functions.items():
+                start = time.perf_counter()
+                for _ in range(calls):
+                    function(batch)
+                times[operation].append((time.perf_counter() - start) / calls * 1e6)
+        median = {operation: float(np.median(values)) for operation, values in times.items()}
+        row: dict[str, Any] = {"buffer": name, "size": size, "batch": batch, "draw": median["draw"]}
+        row["gather"] = median["sample"] - median["draw"] if "sample" in median else None
+        row["update"] = median.get("update")
+        row["all"] = median.get("sample", median["draw"]) + median.get("update", 0)
+        table.append(row | {"add": fill, "bytes_per_transition": memory / size})
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--buffers", nargs="+", default=list(BUFFERS), choices=BUFFERS)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.child[0], int(args.child[1]), args.rounds)))
+        return
+    table: list[dict[str, Any]] = []
+    for size in [*args.sizes, 10_000_000]:
+        for name in args.buffers:
+            needed = BUFFERS[name][1] * size
+            if needed > 0.9 * psutil.virtual_memory().available or (size == 10_000_000 and "alone" not in name):
+                continue
+            command = [sys.executable, __file__, "--child", name, str(size), "--rounds", str(args.rounds)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            if done.returncode:
+                print(f"{name} is left out: it failed", flush=True)
+                continue
+            for row in json.loads(done.stdout.splitlines()[-1]):
+                table.append(row | {"machine": describe_machine(), "versions": versions()})
+                print(*(f"{value:.1f}" if isinstance(value, float) else value for value in row.values()), flush=True)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, table[0].keys())
+        writer.writeheader()
+        writer.writerows(table)
+
+
+if __name__ == "__main__":
+    main()
