@@ -60,7 +60,7 @@ class RainbowDQN(SavingDQN):
     :param gradient_steps: gradient steps after each rollout; -1: as many as env steps were made in it
     :param replay_buffer_class: replay buffer class (for instance ``HerReplayBuffer``); it gets those of ``n_steps``,
         ``gamma`` and ``prioritized_replay`` that its constructor takes. Default: chosen by the observation space
-    :param replay_buffer_kwargs: further arguments of the replay buffer; they go before ours
+    :param replay_buffer_kwargs: further arguments of the replay buffer, such as ``frame_stack``
     :param optimize_memory_usage: for other buffer classes; the default ones do not have SB3's variant
     :param n_steps: length of the n-step return, 1 for none
     :param target_update_interval: env steps, summed over envs, between updates of the target network
