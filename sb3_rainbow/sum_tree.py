@@ -9,6 +9,8 @@ from sb3_rainbow.arguments import whole_number
 # Children of a node. 32 was the fastest of 16 to 256 at one million leaves: fewer levels cost less Python,
 # wider nodes cost more arithmetic.
 _WIDTH = 32
+# The top node has as many: it is read once for a whole batch, and searched by bisection.
+_TOP_WIDTH = 2048
 
 
 class RandomSource(Protocol):
@@ -23,8 +25,8 @@ class SumTree:
     """
     Non-negative numbers of which one is drawn with probability proportional to its size.
 
-    Every node is the sum of its 32 children, in float64. An update writes leaves and sums their parents afresh, so
-    no rounding error is carried from one update to the next. All methods work on whole batches.
+    Every node is the sum of its 32 children, the top node of up to 2048, in float64. An update writes leaves and sums
+    their parents afresh, so no rounding error is carried from one update to the next. All methods work on batches.
 
     Paper: https://arxiv.org/abs/1511.05952, appendix B.2.1
 
@@ -34,11 +36,12 @@ class SumTree:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity = whole_number("capacity", capacity, 1)
-        # _levels[0] holds the leaves, each later level the sums of the one before, the last one has a single row.
+        # _levels[0] holds the leaves, each later level the sums of the one before, the last one the top node's children.
         # Rows are nodes, columns their children. np.zeros maps pages as they are written to.
         self._levels = [np.zeros((-(-capacity // _WIDTH), _WIDTH))]
-        while len(self._levels[-1]) > 1:
+        while len(self._levels[-1]) > _TOP_WIDTH:
             self._levels.append(np.zeros((-(-len(self._levels[-1]) // _WIDTH), _WIDTH)))
+        self._levels.append(np.zeros(len(self._levels[-1])))
 
     def __len__(self) -> int:
         return self.capacity
@@ -74,7 +77,7 @@ class SumTree:
         self._levels[0].reshape(-1)[indices] = priorities
         for children, sums in zip(self._levels, self._levels[1:], strict=False):
             indices = indices // _WIDTH
-            sums.reshape(-1)[indices] = children[indices].sum(axis=1)
+            sums.reshape(-1)[indices] = children.take(indices, axis=0).sum(axis=1)
 
     def find(self, masses: np.ndarray) -> np.ndarray:
         """
@@ -84,17 +87,23 @@ class SumTree:
         :return: (batch,) int64 indices, never one of zero priority
         :raises ValueError: when the tree is empty, or on a mass out of range
         """
-        total = self.total
-        if not total > 0:
+        if not ((masses >= 0) & (masses <= self.total)).all():
+            raise ValueError(f"masses must be in 0 to the total of {self.total}, got {masses}")
+        return self._descend(masses)
+
+    def _descend(self, masses: np.ndarray) -> np.ndarray:
+        *levels, top = self._levels
+        sums = top.cumsum()
+        if not sums[-1] > 0:
             raise ValueError("nothing can be drawn: all priorities are zero")
-        if not ((masses >= 0) & (masses <= total)).all():
-            raise ValueError(f"masses must be in 0 to the total of {total}, got {masses}")
+        # Rounding may leave a mass at or beyond its node's end: kept below it, the child that is found is the first
+        # whose running sum exceeds the mass, so its own priority is above zero.
+        masses = np.minimum(masses, np.nextafter(sums[-1], 0))
+        nodes = sums.searchsorted(masses, side="right")
+        masses = masses - np.where(nodes > 0, sums[nodes - 1], 0)
         rows = np.arange(len(masses))
-        nodes = np.zeros(len(masses), dtype=np.int64)
-        for level in reversed(self._levels):
-            sums = level[nodes].cumsum(axis=1)  # (batch, 32)
-            # Rounding may leave a mass at or beyond its node's end: kept below it, the child that is found is the
-            # first whose running sum exceeds the mass, so its own priority is above zero.
+        for level in reversed(levels):
+            sums = level.take(nodes, axis=0).cumsum(axis=1)  # (batch, 32)
             masses = np.minimum(masses, np.nextafter(sums[:, -1], 0))
             children = (sums > masses[:, None]).argmax(axis=1)
             masses = masses - np.where(children > 0, sums[rows, children - 1], 0)
@@ -112,4 +121,4 @@ class SumTree:
         """
         batch_size = whole_number("batch_size", batch_size, 1)
         masses = (np.arange(batch_size) + random.random_sample(batch_size)) * (self.total / batch_size)
-        return self.find(np.minimum(masses, self.total))
+        return self._descend(masses)
