@@ -36,7 +36,7 @@ class SumTree:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity = whole_number("capacity", capacity, 1)
-        # _levels[0] holds the leaves, each later level the sums of the one before, the last one the top node's children.
+        # _levels[0] holds the leaves, each later level the sums of the one before, the last is the top node.
         # Rows are nodes, columns their children. np.zeros maps pages as they are written to.
         self._levels = [np.zeros((-(-capacity // _WIDTH), _WIDTH))]
         while len(self._levels[-1]) > _TOP_WIDTH:
