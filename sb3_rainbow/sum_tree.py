@@ -38,7 +38,7 @@ class SumTree:
         self.capacity = capacity = whole_number("capacity", capacity, 1)
         # _levels[0] holds the leaves, each later level the sums of the one before, the last is the top node.
         # Rows are nodes, columns their children. np.zeros maps pages as they are written to.
-        self._levels = [np.zeros((-(-capacity // _WIDTH), _WIDTH))]
+        self._levels: list[np.ndarray] = [np.zeros((-(-capacity // _WIDTH), _WIDTH))]
         while len(self._levels[-1]) > _TOP_WIDTH:
             self._levels.append(np.zeros((-(-len(self._levels[-1]) // _WIDTH), _WIDTH)))
         self._levels.append(np.zeros(len(self._levels[-1])))
