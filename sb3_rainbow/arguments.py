@@ -51,7 +51,7 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     :return: the value
     :raises ValueError: on anything else
     """
-    if value in allowed:
+    if isinstance(value, str) and value in allowed:
         return value
     raise ValueError(f"{name}={value!r} must be one of {allowed}")
 
@@ -115,7 +115,7 @@ def train_frequency(train_freq: Any, n_envs: int) -> None:
     """
     frequency, unit = train_freq if isinstance(train_freq, tuple) and len(train_freq) == 2 else (train_freq, "step")
     unit = unit.value if isinstance(unit, TrainFrequencyUnit) else unit
-    is_whole = isinstance(frequency, int) and not isinstance(frequency, bool)
+    is_whole = isinstance(frequency, int | np.integer) and not isinstance(frequency, bool)
     if not is_whole or frequency < 1 or unit not in ("step", "episode"):
         raise ValueError(
             f"train_freq={train_freq!r} must be an integer of at least 1, or a tuple such as "

@@ -5,16 +5,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
-
-try:
-    import psutil
-except ImportError:  # it comes with SB3's extras
-    psutil = None
 
 from sb3_rainbow.arguments import number, switch, whole_number
 from sb3_rainbow.returns import n_step_returns, n_step_windows
@@ -84,7 +80,7 @@ class RainbowReplayBuffer(ReplayBuffer):
             )
         self.buffer_size = max(buffer_size // n_envs, 1)  # slots, as in SB3
         self.optimize_memory_usage = False
-        self.handle_timeout_termination = handle_timeout_termination
+        self.handle_timeout_termination = switch("handle_timeout_termination", handle_timeout_termination)
         self.n_steps = whole_number("n_steps", n_steps, 1)
         self.gamma = number("gamma", gamma, 0, 1)
         self.prioritized_replay = switch("prioritized_replay", prioritized_replay)
@@ -140,7 +136,7 @@ class RainbowReplayBuffer(ReplayBuffer):
 
         if not self._is_size_checked and self.storage.full_bytes is not None:
             self._is_size_checked = True
-            self._warn_if_it_will_not_fit(self.storage.full_bytes)
+            self._warn_if_it_will_not_fit(self.storage.full_bytes + self.sampler.full_bytes)
         self._slots_since_drawn += 1
         self.pos += 1
         if self.pos == self.buffer_size:
@@ -241,14 +237,13 @@ class RainbowReplayBuffer(ReplayBuffer):
         return rows.reshape(-1, self.n_envs, *rows.shape[1:])
 
     def _warn_if_it_will_not_fit(self, size: int) -> None:
-        if psutil is None:
-            return
+        size += sum(array.nbytes for array in (self.actions, self.rewards, self.dones, self.timeouts))
         free = psutil.virtual_memory().available
         if size > free:
             capacity = self.buffer_size * self.n_envs
             warnings.warn(
-                f"the replay buffer of {capacity} transitions will need {size / 1e9:.1f} GB when it is full, but only "
-                f"{free / 1e9:.1f} GB of memory are free: write buffer_size={capacity * free // size} or less",
+                f"the replay buffer of {capacity} transitions will need {size / 1e9:.3g} GB when it is full, but only "
+                f"{free / 1e9:.3g} GB of memory are free: write buffer_size={capacity * free // size} or less",
                 stacklevel=3,
             )
 

@@ -1,7 +1,7 @@
 """Ground floor: stacks of frames, of which each frame is kept once."""
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,12 +94,23 @@ class FrameStorage:
     :param n_envs: number of envs
     :param shape: of one observation
     :param dtype: of one observation
-    :param axis: along which frames are stacked, the newest last
+    :param axis: along which frames are stacked
     :param n_frames: number of frames in a stack, at least 2
+    :param newest_first: the newest frame is the first of a stack, not the last
     """
 
-    def __init__(self, n_slots: int, n_envs: int, shape: tuple[int, ...], dtype: Any, axis: int, n_frames: int) -> None:
+    def __init__(
+        self,
+        n_slots: int,
+        n_envs: int,
+        shape: tuple[int, ...],
+        dtype: Any,
+        axis: int,
+        n_frames: int,
+        newest_first: bool = False,
+    ) -> None:
         self.n_slots, self.n_envs, self.shape, self.axis, self.n_frames = n_slots, n_envs, shape, axis, n_frames
+        self._order = -1 if newest_first else 1  # of the frames, oldest first
         # A stack of k frames of c channels each is (..., k, c, ...)
         self._split = (*shape[:axis], n_frames, shape[axis] // n_frames, *shape[axis + 1 :])
         self.pool = FramePool(self._split[:axis] + self._split[axis + 1 :], dtype, n_slots * n_envs)
@@ -109,11 +120,12 @@ class FrameStorage:
         self._ages = np.zeros((n_slots, n_envs, 2, n_frames), dtype=_AGE)
         self._newest: np.ndarray | None = None  # (n_envs, n_frames, *frame_shape), what was put as next observation
         self._newest_ids = np.full((n_envs, n_frames), _ZERO)
-        self._n_rows = self._n_whole = 0  # put so far; of these such that do not follow the row before, or themselves
+        self._n_rows = self._n_whole = 0  # put since the first; of these such that do not follow the one before
 
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         stacks, next_stacks = self._stacks(obs), self._stacks(next_obs)
         ids = self._newest_ids.copy()
+        is_first = self._newest is None
         continues = np.zeros(self.n_envs, dtype=bool) if self._newest is None else _equal(stacks, self._newest, 1)
         if not continues.all():
             ids[~continues] = self._append_whole(stacks[~continues])
@@ -126,7 +138,8 @@ class FrameStorage:
             next_ids[moves_on, -1] = self.pool.append(next_stacks[moves_on, -1])
             next_ids[~moves_on] = self._append_whole(next_stacks[~moves_on])
         self._newest, self._newest_ids = next_stacks.copy(order="K"), next_ids
-        self._watch(self.n_envs - int((continues & moves_on).sum()))
+        if not is_first:
+            self._watch(self.n_envs - int((continues & moves_on).sum()))
 
         both = np.stack((ids, next_ids), axis=1)  # (n_envs, 2, n_frames)
         self._ends[slot] = self.pool.next_id
@@ -150,24 +163,26 @@ class FrameStorage:
 
     def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
         ages = self._ages[slots, envs, which]  # (batch, n_frames)
-        stacks = self.pool.gather(np.where(ages == 0, _ZERO, self._ends[slots, None] - ages))
+        ids = np.where(ages == 0, _ZERO, self._ends[slots, None] - ages)
+        stacks = self.pool.gather(ids[:, :: self._order])
         return np.moveaxis(stacks, 1, self.axis + 1).reshape(-1, *self.shape)
 
     def _stacks(self, obs: np.ndarray) -> np.ndarray:
-        """(n_envs, *shape) -> (n_envs, n_frames, *frame_shape)"""
-        return np.moveaxis(obs.reshape(-1, *self._split), self.axis + 1, 1)
+        """(n_envs, *shape) -> (n_envs, n_frames, *frame_shape), oldest first"""
+        return np.moveaxis(obs.reshape(-1, *self._split), self.axis + 1, 1)[:, :: self._order]
 
     def _watch(self, n_whole: int) -> None:
-        if self._n_rows < _JUDGED_ROWS <= self._n_rows + self.n_envs and 2 * (self._n_whole + n_whole) > _JUDGED_ROWS:
+        was_judged = self._n_rows >= _JUDGED_ROWS
+        self._n_rows += self.n_envs
+        self._n_whole += n_whole
+        if not was_judged and self._n_rows >= _JUDGED_ROWS and 2 * self._n_whole > self._n_rows:
             warnings.warn(
-                f"of the first {_JUDGED_ROWS} observations of shape {self.shape}, {self._n_whole + n_whole} did not "
+                f"of the first {self._n_rows} observations of shape {self.shape}, {self._n_whole} did not "
                 f"follow from the one before by a new frame, as stacks of {self.n_frames} frames do, and are kept "
                 "whole: if that goes on, write replay_buffer_kwargs=dict(frame_stack=None), which takes frames for "
                 "nothing special",
                 stacklevel=2,
             )
-        self._n_rows += self.n_envs
-        self._n_whole += n_whole
 
     def _append_whole(self, stacks: np.ndarray) -> np.ndarray:
         """
@@ -194,26 +209,38 @@ def frame_storage_bytes(observation_bytes: int, n_frames: int) -> int:
     return observation_bytes // n_frames + 2 * n_frames * np.dtype(_AGE).itemsize + 8
 
 
-def possible_stackings(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+class Stacking(NamedTuple):
+    """How frames may be stacked in an observation."""
+
+    axis: int
+    n_frames: int
+    newest_first: bool
+
+    def explains(self, obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+        """
+        :param obs: (n_envs, *shape)
+        :param next_obs: (n_envs, *shape)
+        :return: (n_envs,) whether all frames but the newest were there before
+        """
+        width = obs.shape[self.axis + 1] // self.n_frames
+        old, new = np.moveaxis(obs, self.axis + 1, 1), np.moveaxis(next_obs, self.axis + 1, 1)
+        if self.newest_first:
+            old, new = new, old
+        return _equal(new[:, :-width], old[:, width:], 1)
+
+
+def possible_stackings(shape: tuple[int, ...]) -> list[Stacking]:
     """
     :param shape: of an observation
-    :return: what it may be a stack of: pairs of axis, the first or the last, and number of frames; likelier ones first
+    :return: what it may be a stack of, likelier ones first: short axes, single channels, the newest frame last
     """
-    axes = sorted({0, len(shape) - 1}, key=lambda axis: shape[axis]) if shape else []
-    return [(axis, k) for axis in axes for k in range(shape[axis], 1, -1) if shape[axis] % k == 0]
-
-
-def moves_on(obs: np.ndarray, next_obs: np.ndarray, axis: int, n_frames: int) -> np.ndarray:
-    """
-    :param obs: (n_envs, *shape)
-    :param next_obs: (n_envs, *shape)
-    :param axis: of the observation, along which frames may be stacked
-    :param n_frames: number of frames
-    :return: (n_envs,) whether all frames but the newest were there before
-    """
-    width = obs.shape[axis + 1] // n_frames
-    old, new = np.moveaxis(obs, axis + 1, 1), np.moveaxis(next_obs, axis + 1, 1)
-    return _equal(new[:, :-width], old[:, width:], 1)
+    return [
+        Stacking(axis, n_frames, newest_first)
+        for axis in sorted(range(len(shape)), key=shape.__getitem__)
+        for n_frames in range(shape[axis], 1, -1)
+        if shape[axis] % n_frames == 0
+        for newest_first in (False, True)
+    ]
 
 
 def _equal(left: np.ndarray, right: np.ndarray, n_axes: int) -> np.ndarray:

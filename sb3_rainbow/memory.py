@@ -1,6 +1,6 @@
 """Ground floor: memory that is used again."""
 
-import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ _KEPT = 4
 
 class ReusedArrays:
     """
-    Hands out uninitialised arrays, again those that nobody holds any more.
+    Hands out uninitialised arrays, in memory that nobody holds any more.
 
     The system maps a large new array page by page as it is written, which costs several times what writing it does.
-    Whoever holds an array, a view of it or a tensor made of it keeps it: it is not handed out again then.
+    Whoever holds an array, a view of it or a tensor made of it keeps it: its memory is not handed out again then.
     """
 
     def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
+        # Blocks of memory, and what was handed out of each: views and tensors of it hold it, never the block
+        self._blocks: list[tuple[np.ndarray, weakref.ref]] = []
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """
@@ -28,15 +29,16 @@ class ReusedArrays:
         :param dtype: of the array
         :return: an array of any content
         """
-        for index in range(len(self._arrays)):
-            if self._arrays[index].shape == shape and self._arrays[index].dtype == dtype:
-                array = self._arrays[index]
-                if sys.getrefcount(array) == 3:  # in the list, here, and as an argument
-                    return array
-        array = np.empty(shape, dtype=dtype)
-        if _SMALLEST_BYTES <= array.nbytes <= _LARGEST_BYTES:
-            self._arrays = [*self._arrays[1 - _KEPT :], array]
-        return array
+        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if not _SMALLEST_BYTES <= n_bytes <= _LARGEST_BYTES:
+            return np.empty(shape, dtype=dtype)
+        free = [block for block, held in self._blocks if held() is None and block.nbytes == n_bytes]
+        block = free[0] if free else np.empty(n_bytes, dtype=np.uint8)
+        # Of a memoryview, because a view of a view of an array holds just that array
+        array = np.frombuffer(block.data, dtype=dtype)
+        others = [entry for entry in self._blocks if entry[0] is not block]
+        self._blocks = [*others[1 - _KEPT :], (block, weakref.ref(array))]
+        return array.reshape(shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_arrays": []}
+        return {"_blocks": []}

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
-from sb3_rainbow.arguments import number, one_of, switch, whole_number
+from sb3_rainbow.arguments import number, one_of, subclass_of, switch, whole_number
 from sb3_rainbow.heads import CategoricalHead, ScalarHead
 from sb3_rainbow.networks import DUELING_AGGREGATIONS, ConvExtractor, NatureConv, RainbowNetwork
 from sb3_rainbow.noisy import NOISE_KINDS, NoisyLinear, fresh_noise
@@ -82,6 +82,10 @@ class RainbowPolicy(DQNPolicy):
         dueling_aggregation: str = "mean",
     ) -> None:
         features_extractor_class = _extractor(features_extractor_class)
+        _check_observations(features_extractor_class, observation_space)
+        if not callable(activation_fn):
+            raise ValueError(f"activation_fn={activation_fn!r} must be a class of modules, such as torch.nn.ReLU")
+        subclass_of("optimizer_class", optimizer_class, th.optim.Optimizer, "torch.optim.Adam")
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if issubclass(features_extractor_class, ConvExtractor):
             if not normalize_images:  # as SB3 does for NatureCNN
@@ -115,7 +119,7 @@ class RainbowPolicy(DQNPolicy):
             activation_fn,
             features_extractor_class,
             features_extractor_kwargs,
-            normalize_images,
+            switch("normalize_images", normalize_images),
             optimizer_class,
             optimizer_kwargs,
         )
@@ -183,6 +187,17 @@ def _extractor(given: Any) -> type[BaseFeaturesExtractor]:
         f"features_extractor_class={given!r} is no features extractor{problem}: write a subclass of SB3's "
         "BaseFeaturesExtractor, or the dotted name of one, such as 'sb3_rainbow.networks.DataEfficientConv'"
     )
+
+
+def _check_observations(extractor: type[BaseFeaturesExtractor], space: spaces.Space) -> None:
+    is_dict = isinstance(space, spaces.Dict)
+    if is_dict and (extractor in (FlattenExtractor, NatureCNN) or issubclass(extractor, ConvExtractor)):
+        raise ValueError(f"policy: {extractor.__name__} does not take {space}: write 'MultiInputPolicy' for a Dict")
+    if not is_dict and extractor is CombinedExtractor:
+        raise ValueError(
+            f"policy: {extractor.__name__} takes a Dict, not {space}: write 'MlpPolicy' for vectors or 'CnnPolicy' for "
+            "images"
+        )
 
 
 def _check_support(n_atoms: int, v_min: float, v_max: float) -> None:

@@ -177,12 +177,12 @@ class RainbowDQN(SavingDQN):
             policy,
             env,
             learning_rate,
-            whole_number("buffer_size", buffer_size, 1),
+            whole_number("buffer_size", buffer_size, 1, 10**12),
             whole_number("learning_starts", learning_starts, 0),
             whole_number("batch_size", batch_size, 1),
             number("tau", tau, 0, 1),
             number("gamma", gamma, 0, 1),
-            train_freq,
+            int(train_freq) if isinstance(train_freq, np.integer) else train_freq,
             whole_number("gradient_steps", gradient_steps, -1),
             replay_buffer_class,
             replay_buffer_kwargs,
@@ -273,6 +273,13 @@ class RainbowDQN(SavingDQN):
         self.n_steps = 1
         try:
             super()._setup_model()
+        except TypeError as error:
+            if "argument" not in str(error):
+                raise
+            raise ValueError(
+                f"policy_kwargs={given[0]} or replay_buffer_kwargs={given[1]} do not fit: {error}. Write arguments of "
+                "the policy and of the replay buffer, and those that RainbowDQN itself has only there"
+            ) from error
         finally:
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
         self._training_log = TrainingLog()

@@ -31,6 +31,10 @@ class Sampler(Protocol):
     def clear(self) -> None:
         """Forget all ids."""
 
+    @property
+    def full_bytes(self) -> int:
+        """Memory that it will have taken when every id has been added, in bytes."""
+
 
 class UniformSampler:
     """
@@ -57,6 +61,10 @@ class UniformSampler:
 
     def clear(self) -> None:
         self.n_slots = 0
+
+    @property
+    def full_bytes(self) -> int:
+        return 0
 
 
 class PrioritizedSampler:
@@ -92,6 +100,10 @@ class PrioritizedSampler:
 
     def clear(self) -> None:
         self.tree = SumTree(self.tree.capacity)
+
+    @property
+    def full_bytes(self) -> int:
+        return self.tree.nbytes
 
 
 def importance_weights(probabilities: np.ndarray, beta: float) -> np.ndarray:

@@ -6,15 +6,18 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium import spaces
 
-from sb3_rainbow.frames import FrameStorage, frame_storage_bytes, moves_on, possible_stackings
+from sb3_rainbow.arguments import whole_number
+from sb3_rainbow.frames import FrameStorage, Stacking, frame_storage_bytes, possible_stackings
 from sb3_rainbow.memory import ReusedArrays
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
 # Bytes that are asked for at once. Large, so that most buffers of vectors are one array; small beside an Atari buffer.
 _CHUNK_BYTES = 2**26
-# Observations by which it is judged whether they are stacks of frames. Those at a reset or without motion do not count.
+# Observations by which it is judged whether they are stacks of frames. Those at a reset or without motion do not count,
 _JUDGED_ROWS = 100
+# but not more slots than this are waited for them, nor than the first chunk has.
+_JUDGED_SLOTS = 1000
 
 
 class Storage(Protocol):
@@ -134,9 +137,9 @@ class AutoStorage:
         observation_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         # How many observations each stacking explains, of those that save at least half of the memory
         self._explained = {
-            (axis, n_frames): 0
-            for axis, n_frames in possible_stackings(shape)
-            if frame_storage_bytes(observation_bytes, n_frames) <= observation_bytes
+            stacking: 0
+            for stacking in possible_stackings(shape)
+            if frame_storage_bytes(observation_bytes, stacking.n_frames) <= observation_bytes
         }
         self._n_judged = 0
         self._is_open = bool(self._explained)
@@ -145,16 +148,16 @@ class AutoStorage:
         self.chosen.put(slot, obs, next_obs, done)
         if self._is_open and isinstance(self.chosen, ArrayStorage):
             self._judge(obs, next_obs, done)
-            is_chunk_full = slot + 1 == self.chosen.observations.chunk_slots
-            self._is_open = self._n_judged < _JUDGED_ROWS and not is_chunk_full
-            if self._n_judged >= _JUDGED_ROWS:
+            most_slots = min(self.chosen.observations.chunk_slots, _JUDGED_SLOTS)
+            self._is_open = self._n_judged < _JUDGED_ROWS and slot + 1 < most_slots
+            if not self._is_open:
                 self._choose(self.chosen, slot + 1)
 
     def _judge(self, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         telling = ~done & (obs != next_obs).any(axis=tuple(range(1, obs.ndim)))
         self._n_judged += int(telling.sum())
         for stacking in self._explained:
-            self._explained[stacking] += int((moves_on(obs, next_obs, *stacking) & telling).sum())
+            self._explained[stacking] += int((stacking.explains(obs, next_obs) & telling).sum())
 
     def _choose(self, plain: ArrayStorage, n_slots: int) -> None:
         stacking = max(self._explained, key=self._explained.__getitem__)
@@ -229,28 +232,30 @@ def make_storage(
             key: make_storage(space[key], shape[key], n_slots, n_envs, _for_key(shape[key], frame_stack))
             for key in space.spaces
         }
-        if isinstance(frame_stack, int) and not any(isinstance(value, FrameStorage) for value in storages.values()):
-            raise ValueError(f"frame_stack={frame_stack} fits no key of the observation space {space}: {_REMEDY}")
+        if frame_stack not in (None, "auto") and not any(isinstance(s, FrameStorage) for s in storages.values()):
+            raise ValueError(f"frame_stack={frame_stack!r} fits no image of the observation space {space}: {_REMEDY}")
         return DictStorage(storages)
     ring = n_slots, n_envs, shape, space.dtype
     if frame_stack is None:
         return ArrayStorage(*ring)
     if frame_stack == "auto":
         return AutoStorage(*ring)
-    axis = _stacking_axis(shape, frame_stack)
-    if axis is None:
+    stacking = _stacking_of(shape, frame_stack)
+    if stacking is None:
         raise ValueError(f"frame_stack={frame_stack!r} does not fit observations of shape {shape}: {_REMEDY}")
-    return FrameStorage(*ring, axis, int(frame_stack))
+    return FrameStorage(*ring, *stacking)
 
 
-_REMEDY = 'write the number of frames, which divides the first or the last axis, "auto", or None for no frame stacks'
+_REMEDY = 'write the number of frames, which divides an axis, "auto", or None for no frame stacks'
 
 
-def _stacking_axis(shape: tuple[int, ...], frame_stack: int | str) -> int | None:
-    return next((axis for axis, n_frames in possible_stackings(shape) if n_frames == frame_stack), None)
+def _stacking_of(shape: tuple[int, ...], frame_stack: Any) -> Stacking | None:
+    n_frames = whole_number("frame_stack", frame_stack, 2)
+    return next((stacking for stacking in possible_stackings(shape) if stacking.n_frames == n_frames), None)
 
 
 def _for_key(shape: tuple[int, ...], frame_stack: int | str | None) -> int | str | None:
-    """A number is that of some of the keys: the others are kept as they are."""
-    is_number = isinstance(frame_stack, int)
-    return None if is_number and _stacking_axis(shape, frame_stack) is None else frame_stack  # type: ignore[arg-type]
+    """A number is that of the images; vectors may be stacks by chance alone."""
+    if frame_stack in (None, "auto") or (len(shape) > 1 and _stacking_of(shape, frame_stack)):
+        return frame_stack
+    return None

@@ -54,6 +54,11 @@ class SumTree:
         return self._levels[0].reshape(-1)[: self.capacity][indices]
 
     @property
+    def nbytes(self) -> int:
+        """Memory of all nodes, in bytes, as far as it has been written to."""
+        return sum(level.nbytes for level in self._levels)
+
+    @property
     def total(self) -> float:
         """Sum of all leaves."""
         return float(self._levels[-1].sum())

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
 
-from sb3_rainbow import RainbowDQN
+from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
 
 BAD_ARGUMENTS = [
     ("learning_rate", -1e-3),
@@ -18,6 +18,7 @@ BAD_ARGUMENTS = [
     ("learning_rate", "fast"),
     ("buffer_size", 0),
     ("buffer_size", 1.5),
+    ("buffer_size", 1e30),
     ("buffer_size", 31),  # less than a batch
     ("learning_starts", -1),
     ("batch_size", 0),
@@ -99,6 +100,10 @@ BAD_NETWORKS = [
     ("features_extractor_class", "NatureConv"),
     ("features_extractor_class", "sb3_rainbow.networks.Nothing"),
     ("features_extractor_class", "no.such.module"),
+    ("noise", ["pink"]),
+    ("normalize_images", "no"),
+    ("activation_fn", "tanh"),
+    ("optimizer_class", "Adam"),
 ]
 
 
@@ -124,6 +129,40 @@ def test_network_arguments(name, value):
 def test_a_switch_given_twice_with_two_values(name):
     with pytest.raises(ValueError, match=rf"policy_kwargs has {name}=False, .* write RainbowDQN\(..., {name}=False\)"):
         RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs={name: False})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("policy_kwargs", {"vmin": 1}),
+        ("policy_kwargs", {"double_q": False}),
+        ("replay_buffer_kwargs", {"framestack": 4}),
+        ("replay_buffer_kwargs", {"buffer_size": 5}),
+        ("replay_buffer_kwargs", {"optimize_memory_usage": True}),
+        ("replay_buffer_kwargs", {"handle_timeout_termination": "no"}),
+    ],
+)
+def test_what_neither_policy_nor_buffer_takes(name, value):
+    with pytest.raises(ValueError, match=next(iter(value))):
+        RainbowDQN("MlpPolicy", "CartPole-v1", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("policy", "observation", "remedy"),
+    [
+        (MlpPolicy, "dict", "MultiInputPolicy"),
+        (CnnPolicy, "dict", "MultiInputPolicy"),
+        ("MultiInputPolicy", "vector", "MlpPolicy"),
+        ("MultiInputPolicy", "image", "CnnPolicy"),
+    ],
+)
+def test_a_policy_that_does_not_fit_the_observations(policy, observation, remedy):
+    with pytest.raises(ValueError, match=f"^policy.*{remedy}"):
+        RainbowDQN(policy, Corridor(observation=observation))
+
+
+def test_numpy_integers_are_integers():
+    assert RainbowDQN("MlpPolicy", "CartPole-v1", train_freq=np.int64(4)).train_freq.frequency == 4
 
 
 @pytest.mark.parametrize(("name", "value"), [("n_steps", 5), ("gamma", 0.9), ("prioritized_replay", False)])

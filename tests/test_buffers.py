@@ -462,7 +462,7 @@ def test_a_million_frame_stacks_can_be_made_anywhere(monkeypatch):
     add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
     memory = SimpleNamespace(available=5 * 10**9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    sizes = {4: r"will need 7\.1 GB .* only 5\.0 GB .* write buffer_size=704622 or less", None: r"will need 56\.4 GB "}
+    sizes = {4: r"will need 7\.12 GB .* only 5 GB .* write buffer_size=701827 or less", None: r"will need 56\.5 GB "}
     for frame_stack, said in sizes.items():
         buffer = make(1_000_000, space=space, frame_stack=frame_stack)
         with pytest.warns(UserWarning, match=said):
@@ -471,3 +471,14 @@ def test_a_million_frame_stacks_can_be_made_anywhere(monkeypatch):
         assert buffer.sample(2).observations.shape == (2, 4, 84, 84)
     memory.available = 10**11
     make(1_000_000, space=space, frame_stack=None).add(*add)  # does not warn
+
+
+def test_the_largest_buffer_that_fits_is_named_with_all_that_a_transition_takes(monkeypatch):
+    """Two observations of 16 bytes, action 8, reward, done and timeout 4 each, 8.26 in the tree: 60.26 bytes."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 * 10**6))
+    space = spaces.Box(-1, 1, (4,), np.float32)
+    rows = np.zeros((1, 4), np.float32)
+    add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    with pytest.warns(UserWarning, match=r"need 0\.0603 GB .* only 0\.02 GB .* buffer_size=331906 or less"):
+        make(1_000_000, space=space).add(*add)
+    make(331_000, space=space).add(*add)  # does not warn

@@ -183,6 +183,33 @@ def test_stacks_are_found_by_themselves(kind, n_frames, monkeypatch):
     assert_same_batch(buffers[0]._get_samples(ids), buffers[1]._get_samples(ids))
 
 
+@pytest.mark.parametrize("way", ["newest first", "middle axis", "large", "few rows"])
+def test_stacks_of_other_ways_are_found(way):
+    """An env may stack by itself as it likes; of large frames, and in small buffers, there are few rows to judge by."""
+    size = {"large": 420, "few rows": 20}.get(way, 42)
+    n_slots = {"large": 150, "few rows": 30}.get(way, 300)
+    rng = np.random.default_rng(0)
+    frames = list(rng.integers(0, 256, (n_slots + 4, 3, size, size), dtype=np.uint8))
+
+    def observe(step):
+        stack = frames[step : step + 4]
+        if way == "middle axis":
+            return np.stack(stack, axis=1)[None]
+        return np.concatenate(stack[::-1] if way == "newest first" else stack)[None]
+
+    space = spaces.Box(0, 255, observe(0).shape[1:], np.uint8)
+    buffers = [
+        RainbowReplayBuffer(n_slots, space, spaces.Discrete(2), device="cpu", frame_stack=given)
+        for given in ("auto", None)
+    ]
+    for step in range(n_slots):
+        for buffer in buffers:
+            buffer.add(observe(step), observe(step + 1), np.zeros(1), np.zeros(1), np.zeros(1, dtype=bool), [{}])
+    assert isinstance(buffers[0].storage.chosen, FrameStorage)
+    ids = np.arange(0, n_slots, 7)
+    assert_same_batch(buffers[0]._get_samples(ids), buffers[1]._get_samples(ids))
+
+
 def test_stacks_inside_a_dict_are_found_and_the_rest_is_kept_as_it_is():
     rng = np.random.default_rng(0)
     space = spaces.Dict({"image": spaces.Box(0, 255, (4, 20, 20), np.uint8), "place": spaces.Box(-1, 1, (8,))})
@@ -200,6 +227,7 @@ def test_stacks_inside_a_dict_are_found_and_the_rest_is_kept_as_it_is():
     assert isinstance(buffers[0].storage.storages["image"].chosen, FrameStorage)
     assert isinstance(buffers[0].storage.storages["place"].chosen, storage.ArrayStorage)
     assert isinstance(buffers[1].storage.storages["image"], FrameStorage)
+    assert isinstance(buffers[1].storage.storages["place"], storage.ArrayStorage)  # although 4 divides its length
     batches = [buffer._get_samples(np.arange(250)) for buffer in buffers]
     assert_same_batch(batches[0], batches[2])
     assert_same_batch(batches[1], batches[2])
@@ -217,6 +245,9 @@ def test_what_is_no_stack_stays_plain(motion):
         obs = next_obs
     assert isinstance(buffer.storage.chosen, storage.ArrayStorage)
     assert (buffer.storage.full_bytes is None) == (motion == "none")  # what does not move may yet be a stack
+    for _ in range(850):
+        buffer.add(obs, obs, np.zeros(1), np.zeros(1), np.zeros(1, dtype=bool), [{}])
+    assert buffer.storage.full_bytes == 20_000 * 2 * 2700
 
 
 def test_it_is_said_once_that_most_observations_are_no_stacks():
@@ -227,18 +258,25 @@ def test_it_is_said_once_that_most_observations_are_no_stacks():
         for _ in range(1_200):
             buffer.add(*envs.step())
     assert ["frame_stack=None" in str(warning.message) for warning in caught] == [True]
-    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, "zero")
-    buffer = RainbowReplayBuffer(5_000, envs.space, spaces.Discrete(3), n_envs=2, frame_stack=4)
+
+
+@pytest.mark.parametrize("n_envs", [2, 700])
+def test_nothing_is_said_of_stacks(n_envs):
+    envs = StackedEnvs(np.random.default_rng(0), "float", 4, n_envs, "zero")
+    buffer = RainbowReplayBuffer(5_000, envs.space, spaces.Discrete(3), n_envs=n_envs, frame_stack=np.int64(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _ in range(1_200):
+        for _ in range(2_000 // n_envs + 2):
             buffer.add(*envs.step())
 
 
 @pytest.mark.parametrize("frame_stack", [3, 1, 0, -4, "four", 2.5])
 def test_a_number_that_does_not_fit_is_refused(frame_stack):
+    image = spaces.Box(0, 255, (4, 20, 20), np.uint8)
     with pytest.raises(ValueError, match="frame_stack="):
-        RainbowReplayBuffer(100, spaces.Box(0, 255, (4, 20, 20), np.uint8), spaces.Discrete(2), frame_stack=frame_stack)
+        RainbowReplayBuffer(100, image, spaces.Discrete(2), frame_stack=frame_stack)
+    with pytest.raises(ValueError, match="frame_stack="):
+        RainbowDictReplayBuffer(100, spaces.Dict({"image": image}), spaces.Discrete(2), frame_stack=frame_stack)
 
 
 @given(
