@@ -125,7 +125,6 @@ class FrameStorage:
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         stacks, next_stacks = self._stacks(obs), self._stacks(next_obs)
         ids = self._newest_ids.copy()
-        is_first = self._newest is None
         continues = np.zeros(self.n_envs, dtype=bool) if self._newest is None else _equal(stacks, self._newest, 1)
         if not continues.all():
             ids[~continues] = self._append_whole(stacks[~continues])
@@ -137,9 +136,9 @@ class FrameStorage:
         else:
             next_ids[moves_on, -1] = self.pool.append(next_stacks[moves_on, -1])
             next_ids[~moves_on] = self._append_whole(next_stacks[~moves_on])
-        self._newest, self._newest_ids = next_stacks.copy(order="K"), next_ids
-        if not is_first:
+        if self._newest is not None:
             self._watch(self.n_envs - int((continues & moves_on).sum()))
+        self._newest, self._newest_ids = next_stacks.copy(order="K"), next_ids
 
         both = np.stack((ids, next_ids), axis=1)  # (n_envs, 2, n_frames)
         self._ends[slot] = self.pool.next_id
