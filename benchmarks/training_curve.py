@@ -1,8 +1,8 @@
 """
-Turn the Monitor files of a training run into a curve: a CSV with one row per episode, and a PNG.
+Turn the Monitor files of training runs into curves: a CSV for each, with one row per episode, and a picture of all.
 
     python train.py --algo rainbow --env PongNoFrameskip-v4 --seed 1 -f logs
-    python benchmarks/training_curve.py logs/rainbow/PongNoFrameskip-v4_1 benchmarks/results/pong
+    python benchmarks/training_curve.py logs/rainbow/PongNoFrameskip-v4_1 --output benchmarks/results/pong
 
 Env steps are Monitor's lengths over 4, as on Atari Monitor counts emulator frames. It counts the no-op and FIRE frames
 of each reset too, so the number is slightly above SB3's ``num_timesteps``.
@@ -35,30 +35,24 @@ def read_curve(folder: Path, frames_per_step: int) -> pd.DataFrame:
     return curve
 
 
-def plot_curve(curve: pd.DataFrame, title: str, file: Path) -> None:
+def plot_curves(curves: dict[str, pd.DataFrame], title: str, file: Path) -> None:
     """
-    :param curve: from ``read_curve``
+    :param curves: from ``read_curve``, by name
     :param title: above the picture
     :param file: PNG to write
     """
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    axes.scatter(curve["env_steps"], curve["return"], s=9, alpha=0.35, color="tab:blue", label="episode")
-    recent = curve["return"].rolling(10, min_periods=1).mean()
-    axes.plot(curve["env_steps"], recent, color="tab:blue", linewidth=1, label="mean of 10 episodes")
-    full = curve[curve["episode"] >= WINDOW]
-    axes.plot(full["env_steps"], full["mean_return"], color="tab:red", linewidth=2, label=f"mean of {WINDOW} episodes")
+    for color, (name, curve) in zip(plt.rcParams["axes.prop_cycle"].by_key()["color"], curves.items(), strict=False):
+        axes.scatter(curve["env_steps"], curve["return"], s=9, alpha=0.35, color=color)
+        recent = curve["return"].rolling(10, min_periods=1).mean()
+        axes.plot(curve["env_steps"], recent, color=color, linewidth=1, label=f"{name}: mean of 10 episodes")
+        full = curve[curve["episode"] >= WINDOW]
+        label = f"{name}: mean of {WINDOW} episodes"
+        axes.plot(full["env_steps"], full["mean_return"], color=color, linewidth=2.5, label=label)
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set(xlabel="env steps", ylabel="return of an episode", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    minutes = axes.secondary_xaxis(
-        "top",
-        functions=(
-            lambda steps: steps / curve["env_steps"].iloc[-1] * curve["minutes"].iloc[-1],
-            lambda minutes: minutes / curve["minutes"].iloc[-1] * curve["env_steps"].iloc[-1],
-        ),
-    )
-    minutes.set_xlabel("minutes, about")
+    axes.legend(loc="upper left")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     plt.close(figure)
@@ -66,19 +60,25 @@ def plot_curve(curve: pd.DataFrame, title: str, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("output", type=Path, help="where to write curve.csv and curve.png")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of the runs")
+    parser.add_argument("--output", type=Path, required=True, help="where to write a CSV for each run, and curve.png")
+    parser.add_argument("--names", nargs="+", help="of the runs. Default: those of their folders")
     parser.add_argument("--frames-per-step", type=int, default=4, help="1 for all but Atari")
     parser.add_argument("--title", default="RainbowDQN on PongNoFrameskip-v4")
     args = parser.parse_args()
-    curve = read_curve(args.run, args.frames_per_step)
     args.output.mkdir(parents=True, exist_ok=True)
-    curve.to_csv(args.output / "curve.csv", index=False)
-    plot_curve(curve, args.title, args.output / "curve.png")
-    for level in (0, 10, 17, 18):
-        reached = curve[(curve["episode"] >= WINDOW) & (curve["mean_return"] >= level)]
-        where = "not reached" if reached.empty else "env step {env_steps:.0f}, episode {episode:.0f}, minute {minutes}"
-        print(f"mean of {WINDOW} >= {level}:", where if reached.empty else where.format(**reached.iloc[0]))
+    curves = {}
+    for name, run in zip(args.names or [run.name for run in args.runs], args.runs, strict=True):
+        curves[name] = curve = read_curve(run, args.frames_per_step)
+        curve.to_csv(args.output / f"{name.replace(' ', '_')}.csv", index=False)
+        for level in (0, 10, 17, 18):
+            reached = curve[(curve["episode"] >= WINDOW) & (curve["mean_return"] >= level)]
+            where = (
+                "not reached" if reached.empty else "env step {env_steps:.0f}, episode {episode:.0f}, minute {minutes}"
+            )
+            where = where if reached.empty else where.format(**reached.iloc[0])
+            print(f"{name}: mean of {WINDOW} >= {level}: {where}")
+    plot_curves(curves, args.title, args.output / "curve.png")
 
 
 if __name__ == "__main__":
