@@ -6,13 +6,14 @@ What it costs to draw a batch from replay and to update its priorities, beside o
 
 Each buffer is filled with stacks of four 84x84 frames, in episodes of 900 steps, in a process of its own, and is then
 drawn from in rounds; the median round counts. Buffers whose observations would not fit into memory are left out at that
-size, as is Tianshou's above 100,000, which takes 3.5 ms to add a transition. "draw" is choosing what is sampled (for
+size, as is Tianshou's above 100,000, which is slow to fill. "draw" is choosing what is sampled (for
 cpprb: sampling a buffer without observations), "gather" bringing it together as tensors or arrays, "update" setting its
 priorities. The rows of size 10,000,000 are of the trees alone. Peers that are not installed are left out.
 """
 
 import argparse
 import csv
+import importlib.util
 import json
 import os
 import resource
@@ -182,6 +183,7 @@ def python_tree(size: int) -> Functions:
     return {"draw": draw, "update": update}
 
 
+PACKAGES = {"cpprb": "cpprb", "Tianshou": "tianshou", "Tianshou SegmentTree alone": "tianshou"}
 # name: what makes it, bytes for each transition, largest size
 BUFFERS: dict[str, tuple[Callable[[int], Functions], int, int]] = {
     "RainbowReplayBuffer": (ours, 7_200, 1_000_000),
@@ -243,11 +245,12 @@ def main() -> None:
             _, row_bytes, largest = BUFFERS[name]
             if size > largest or row_bytes * size > 0.9 * psutil.virtual_memory().available:
                 continue
-            command = [sys.executable, __file__, "--child", name, str(size), "--rounds", str(args.rounds)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-            if done.returncode:
-                print(f"{name} is left out: it failed", flush=True)
+            if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
+                print(f"{name} is left out: {PACKAGES[name]} is not installed", flush=True)
                 continue
+            command = [sys.executable, __file__, "--child", name, str(size), "--rounds", str(args.rounds)]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
             for row in json.loads(done.stdout.splitlines()[-1]):
                 table.append(row | {"machine": describe_machine(), "versions": versions()})
                 print(*(f"{value:.1f}" if isinstance(value, float) else value for value in row.values()), flush=True)

@@ -257,9 +257,13 @@ def test_sampling_leaves_the_buffer_as_it_was(n_steps, seed):
     buffer = make(12, 2, n_steps=n_steps)
     for row in random_transitions(np.random.default_rng(seed), 20, 2, VECTOR):
         buffer.add(*row)
-    for array in (buffer.rewards, buffer.dones, buffer.timeouts, buffer.actions):
-        array.flags.writeable = False
+    arrays = (buffer.rewards, buffer.dones, buffer.timeouts, buffer.actions)
+    before = [array.copy() for array in (*arrays, buffer.observations, buffer.next_observations)]
+    for array in arrays:
+        array.flags.writeable = False  # not even for a moment
     buffer.sample(16)
+    for earlier, array in zip(before, (*arrays, buffer.observations, buffer.next_observations), strict=True):
+        np.testing.assert_array_equal(earlier, array)
 
 
 @pytest.mark.parametrize("space", [VECTOR, DICT], ids=["vector", "dict"])

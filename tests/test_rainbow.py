@@ -627,6 +627,7 @@ def test_a_support_that_fits_is_not(env, policy_kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.learn(1500)
+    assert model._n_updates > 500  # it has been judged
 
 
 def test_few_atoms_have_much_at_their_ends_without_being_cut_off():
@@ -634,6 +635,7 @@ def test_few_atoms_have_much_at_their_ends_without_being_cut_off():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.learn(700)
+    assert model._n_updates > 500
 
 
 def test_observed_returns_by_hand():
