@@ -280,7 +280,7 @@ class RainbowReplayBuffer(ReplayBuffer):
             )
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
-        return self.to_torch(array, copy=False)  # every array here is already a copy
+        return th.from_numpy(array).to(self.device)  # every array here is already a copy
 
     def _tensors(self, obs: Observation) -> th.Tensor | TensorDict:
         if isinstance(obs, dict):

@@ -66,17 +66,16 @@ class FramePool:
         :return: (n, k, *frame_shape), a copy
         """
         stacks = self._reused.empty((*ids.shape, *self.frame_shape), self.dtype)
-        numbers, offsets = np.divmod(ids, self.chunk_frames)
         # Most stacks are evenly spaced frames of one chunk, which one slice copies
-        steps = np.diff(ids)
-        is_slice = (ids[:, 0] != _ZERO) & (steps[:, 0] > 0) & (steps == steps[:, :1]).all(axis=1)
-        is_slice &= numbers[:, 0] == numbers[:, -1]
-        columns = (is_slice, numbers[:, 0], offsets[:, 0], offsets[:, -1] + 1, steps[:, 0])
-        for row, (sliced, number, first, end, step) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-            if sliced:
-                stacks[row] = self._chunks[number][first:end:step]
+        steps = ids[:, 1:] - ids[:, :-1]
+        is_slice = ((steps == steps[:, :1]) & (steps > 0)).all(axis=1) & (ids[:, 0] != _ZERO)
+        for row, (stack, sliced) in enumerate(zip(ids.tolist(), is_slice.tolist(), strict=True)):
+            number, first = divmod(stack[0], self.chunk_frames)
+            end = first + stack[-1] - stack[0] + 1
+            if sliced and end <= self.chunk_frames:
+                stacks[row] = self._chunks[number][first : end : stack[1] - stack[0]]
                 continue
-            for column, frame in enumerate(ids[row].tolist()):
+            for column, frame in enumerate(stack):
                 number, offset = divmod(frame, self.chunk_frames)
                 stacks[row, column] = 0 if frame == _ZERO else self._chunks[number][offset]
         return stacks
@@ -161,10 +160,13 @@ class FrameStorage:
         return self.n_slots * self.n_envs * frame_storage_bytes(self.pool.frame_bytes * self.n_frames, self.n_frames)
 
     def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
-        ages = self._ages[slots, envs, which]  # (batch, n_frames)
-        ids = np.where(ages == 0, _ZERO, self._ends[slots, None] - ages)
+        rows = (slots * self.n_envs + envs) * 2 + which
+        ages = self._ages.reshape(-1, self.n_frames).take(rows, axis=0)  # (batch, n_frames)
+        ids = np.where(ages == 0, _ZERO, self._ends.take(slots)[:, None] - ages)
         stacks = self.pool.gather(ids[:, :: self._order])
-        return np.moveaxis(stacks, 1, self.axis + 1).reshape(-1, *self.shape)
+        if self.axis > 0:
+            stacks = np.moveaxis(stacks, 1, self.axis + 1)
+        return stacks.reshape(-1, *self.shape)
 
     def _stacks(self, obs: np.ndarray) -> np.ndarray:
         """(n_envs, *shape) -> (n_envs, n_frames, *frame_shape), oldest first"""

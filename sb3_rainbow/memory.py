@@ -1,5 +1,6 @@
 """Ground floor: memory that is used again."""
 
+import math
 import weakref
 from typing import Any
 
@@ -29,7 +30,7 @@ class ReusedArrays:
         :param dtype: of the array
         :return: an array of any content
         """
-        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if not _SMALLEST_BYTES <= n_bytes <= _LARGEST_BYTES:
             return np.empty(shape, dtype=dtype)
         free = [block for block, held in self._blocks if held() is None and block.nbytes == n_bytes]

@@ -28,9 +28,11 @@ def n_step_windows(
     """
     steps = np.arange(n_steps)
     rows = (slots[:, None] + steps) % len(dones)  # (batch, n_steps)
-    ends = (dones[rows, envs[:, None]] != 0) | (timeouts[rows, envs[:, None]] != 0) | (rows == newest)
-    last = np.where(ends.any(axis=1), ends.argmax(axis=1), n_steps - 1)  # (batch,)
-    return rows, steps <= last[:, None], rows[np.arange(len(slots)), last]
+    ids = rows * dones.shape[1] + envs[:, None]
+    ends = (dones.take(ids) != 0) | (timeouts.take(ids) != 0) | (rows == newest)
+    ends[:, -1] = True
+    last = ends.argmax(axis=1)  # (batch,)
+    return rows, steps <= last[:, None], (slots + last) % len(dones)
 
 
 def n_step_returns(rewards: np.ndarray, mask: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:

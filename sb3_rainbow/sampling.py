@@ -92,11 +92,12 @@ class PrioritizedSampler:
 
     def update(self, ids: np.ndarray, priorities: np.ndarray) -> None:
         priorities = np.asarray(priorities, dtype=np.float64)
-        if not (np.isfinite(priorities).all() and (priorities > 0).all()):
-            raise ValueError(f"priorities must be finite and above 0, got {priorities}")
         if len(priorities):
+            highest = float(priorities.max())
+            if not (priorities.min() > 0 and highest < np.inf):  # NaN is neither
+                raise ValueError(f"priorities must be finite and above 0, got {priorities}")
             self.tree.update(ids, priorities**self.alpha)
-            self.max_priority = max(self.max_priority, float(priorities.max()))
+            self.max_priority = max(self.max_priority, highest)
 
     def clear(self) -> None:
         self.tree = SumTree(self.tree.capacity)

@@ -42,6 +42,7 @@ class SumTree:
         while len(self._levels[-1]) > _TOP_WIDTH:
             self._levels.append(np.zeros((-(-len(self._levels[-1]) // _WIDTH), _WIDTH)))
         self._levels.append(np.zeros(len(self._levels[-1])))
+        self._top_sums: np.ndarray | None = None  # running sums of the top node; None after an update
 
     def __len__(self) -> int:
         return self.capacity
@@ -61,7 +62,12 @@ class SumTree:
     @property
     def total(self) -> float:
         """Sum of all leaves."""
-        return float(self._levels[-1].sum())
+        return float(self._running_sums()[-1])
+
+    def _running_sums(self) -> np.ndarray:
+        if self._top_sums is None:
+            self._top_sums = self._levels[-1].cumsum()
+        return self._top_sums
 
     def update(self, indices: np.ndarray, priorities: np.ndarray | float) -> None:
         """
@@ -77,8 +83,9 @@ class SumTree:
             return
         if indices.min() < 0 or indices.max() >= self.capacity:
             raise ValueError(f"indices must be in 0 to {self.capacity - 1}, got {indices.min()} to {indices.max()}")
-        if not (np.isfinite(priorities).all() and priorities.min() >= 0):
+        if not (priorities.min() >= 0 and priorities.max() < np.inf):  # NaN is neither
             raise ValueError(f"priorities must be finite and not negative, got {priorities}")
+        self._top_sums = None
         self._levels[0].reshape(-1)[indices] = priorities
         for children, sums in zip(self._levels, self._levels[1:], strict=False):
             indices = indices // _WIDTH
@@ -97,8 +104,7 @@ class SumTree:
         return self._descend(masses)
 
     def _descend(self, masses: np.ndarray) -> np.ndarray:
-        *levels, top = self._levels
-        sums = top.cumsum()
+        sums = self._running_sums()
         if not sums[-1] > 0:
             raise ValueError("nothing can be drawn: all priorities are zero")
         # Rounding may leave a mass at or beyond its node's end: kept below it, the child that is found is the first
@@ -107,7 +113,7 @@ class SumTree:
         nodes = sums.searchsorted(masses, side="right")
         masses = masses - np.where(nodes > 0, sums[nodes - 1], 0)
         rows = np.arange(len(masses))
-        for level in reversed(levels):
+        for level in self._levels[-2::-1]:
             sums = level.take(nodes, axis=0).cumsum(axis=1)  # (batch, 32)
             masses = np.minimum(masses, np.nextafter(sums[:, -1], 0))
             children = (sums > masses[:, None]).argmax(axis=1)
