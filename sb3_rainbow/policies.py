@@ -43,7 +43,8 @@ class RainbowPolicy(DQNPolicy):
     :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
-    :param optimizer_kwargs: its arguments without the learning rate; Adam's default is ``dict(eps=1.5e-4)``
+    :param optimizer_kwargs: its arguments without the learning rate; Adam's default is
+        ``dict(eps=1.5e-4, fused=True)``
     :param dueling: value and advantage streams
     :param noisy: noisy linear layers behind the features extractor
     :param distributional: categorical return distribution; False: scalar Q-values
@@ -97,7 +98,7 @@ class RainbowPolicy(DQNPolicy):
             raise ValueError(f"net_arch={net_arch!r} must be a list of layer widths, such as [512]")
         net_arch = [whole_number(f"net_arch={net_arch}: a width", width, 1) for width in net_arch]
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = {"eps": _ADAM_EPS}
+            optimizer_kwargs = {"eps": _ADAM_EPS, "fused": True}  # the same arithmetic in one pass over the weights
         # Read by make_q_net, which the constructor of DQNPolicy calls
         self.rainbow_kwargs: dict[str, Any] = {
             "dueling": switch("dueling", dueling),

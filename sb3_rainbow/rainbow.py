@@ -29,6 +29,7 @@ from sb3_rainbow.arguments import (
 )
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.files import Path
+from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import noisy_layers, reset_noise
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
@@ -282,6 +283,8 @@ class RainbowDQN(SavingDQN):
             ) from error
         finally:
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -321,12 +324,13 @@ class RainbowDQN(SavingDQN):
         reset_noise(self.q_net)
         reset_noise(self.q_net_target)
         with th.no_grad():
-            next_outputs = self.q_net_target.outputs(batch.next_observations)
-            selecting = self.q_net.outputs(batch.next_observations) if self.double_q else next_outputs
+            next_obs = self.q_net.prepared(batch.next_observations)
+            next_outputs = self.q_net_target.outputs(next_obs, is_prepared=True)
+            selecting = self.q_net.outputs(next_obs, is_prepared=True) if self.double_q else next_outputs
             next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
         target = head.target(next_outputs, next_actions, batch.rewards, (1 - batch.dones) * discounts)
 
-        outputs = self.q_net.outputs(batch.observations)
+        outputs = self.q_net.outputs(self.q_net.prepared(batch.observations), is_prepared=True)
         losses, priorities = head.loss(outputs, batch.actions, target)  # (batch, 1) each
         loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
 

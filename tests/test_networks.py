@@ -13,7 +13,7 @@ from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
 from stable_baselines3.dqn.policies import MlpPolicy as DQNMlpPolicy
 from torch import nn
 
-from sb3_rainbow import CnnPolicy, MlpPolicy, NoisyLinear, RainbowDQN
+from sb3_rainbow import CnnPolicy, MlpPolicy, MultiInputPolicy, NoisyLinear, RainbowDQN
 from sb3_rainbow.networks import DataEfficientConv, NatureConv
 from sb3_rainbow.noisy import noisy_layers, reset_noise
 
@@ -107,6 +107,34 @@ def test_advantages_are_centred_over_actions_for_each_state_and_atom(distributio
         th.testing.assert_close(network.outputs(obs), outputs)
         network.q_net[-1].bias[:size] += 1.0
         assert not th.allclose(network.outputs(obs), outputs, atol=0.1)
+
+
+@pytest.mark.parametrize("normalize_images", [True, False])
+@pytest.mark.parametrize(
+    ("space", "policy_class", "kwargs"),
+    [
+        (ATARI, CnnPolicy, {}),
+        (ATARI, CnnPolicy, {"features_extractor_class": DataEfficientConv}),
+        (ATARI, CnnPolicy, {"features_extractor_class": NatureCNN}),
+        (VECTOR, MlpPolicy, {}),
+        (spaces.Dict({"image": ATARI, "vector": VECTOR}), MultiInputPolicy, {}),
+    ],
+)
+def test_prepared_observations_give_the_same_outputs(space, policy_class, kwargs, normalize_images):
+    if not normalize_images and kwargs.get("features_extractor_class") is NatureCNN:
+        kwargs = {**kwargs, "features_extractor_kwargs": {"normalized_image": True}}
+    network = make(space, policy_class, normalize_images=normalize_images, **kwargs).q_net
+    space.seed(1)
+    rows = [space.sample() for _ in range(8)]
+    if isinstance(space, spaces.Dict):
+        obs = {key: th.as_tensor(np.stack([row[key] for row in rows])) for key in rows[0]}
+    else:
+        obs = th.as_tensor(np.stack(rows))
+    plain, prepared = network.outputs(obs), network.outputs(network.prepared(obs), is_prepared=True)
+    gradients = [th.autograd.grad(outputs.square().sum(), list(network.parameters())) for outputs in (plain, prepared)]
+    # Sums in another order: rounding, beside the largest of each tensor
+    for left, right in zip((plain, *gradients[0]), (prepared, *gradients[1]), strict=True):
+        th.testing.assert_close(left, right, rtol=0, atol=1e-5 * left.abs().max().item())
 
 
 def test_the_answer_for_a_state_does_not_depend_on_the_batch():

@@ -1,17 +1,13 @@
 """Observations come back as they were put, and memory is taken as they arrive."""
 
-import pickle
-
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_rainbow import storage as module
 from sb3_rainbow.frames import FrameStorage
-from sb3_rainbow.memory import ReusedArrays
 from sb3_rainbow.storage import ArrayStorage, make_storage
 
 
@@ -81,24 +77,6 @@ def test_numbers_keep_their_type(dtype):
     storage = ArrayStorage(2, 1, (3,), dtype)
     storage.put(0, np.array([[1, 2, 3]]), np.array([[4, 5, 6]]), np.zeros(1, dtype=bool))
     assert storage.get(np.array([0]), np.array([0])).dtype == dtype
-
-
-def test_memory_is_used_again_only_when_nobody_holds_it():
-    """An array, a view of it and a tensor made of it are all held by whoever has them."""
-    arrays = ReusedArrays()
-    shape = (300, 300)
-    first = arrays.empty(shape, np.uint8)
-    first_at = first.ctypes.data
-    view = arrays.empty(shape, np.uint8)[1:]
-    tensor = th.from_numpy(arrays.empty(shape, np.uint8).reshape(-1))
-    held = {first_at, view.base.ctypes.data, tensor.data_ptr()}
-    assert len(held) == 3
-    assert arrays.empty(shape, np.uint8).ctypes.data not in held
-    del first
-    again = arrays.empty(shape, np.uint8)
-    assert again.ctypes.data == first_at
-    assert arrays.empty(shape, np.float32).dtype == np.float32
-    assert pickle.loads(pickle.dumps(arrays)).empty(shape, np.uint8).shape == shape
 
 
 def test_batches_that_are_kept_are_not_written_over():

@@ -1,0 +1,69 @@
+"""Memory that is used again."""
+
+import ctypes
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_rainbow.memory import ReusedArrays
+
+# Four large arrays are made and freed at once, again and again, as the activations of a gradient step are
+COUNT_PAGE_FAULTS = """
+import resource
+import numpy as np
+from sb3_rainbow.memory import keep_freed_memory
+{call}
+def step():
+    arrays = [np.ones(2**19) for _ in range(4)]  # 4 MiB each
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+needs_glibc = pytest.mark.skipif(
+    os.name != "posix" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="this malloc is not glibc's"
+)
+
+
+def page_faults(call="keep_freed_memory()", **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    # Without huge pages, of which one fault maps 512
+    environment = kept | {"NUMPY_MADVISE_HUGEPAGE": "0"} | environment
+    command = [sys.executable, "-c", COUNT_PAGE_FAULTS.format(call=call)]
+    return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+@needs_glibc
+def test_freed_memory_is_mapped_once():
+    assert page_faults() < 100
+    assert page_faults(call="") > 10_000
+
+
+@needs_glibc
+def test_what_the_environment_says_of_malloc_is_left_alone():
+    assert page_faults(MALLOC_TRIM_THRESHOLD_="1000000") > 10_000
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it():
+    """An array, a view of it and a tensor made of it are all held by whoever has them."""
+    arrays = ReusedArrays()
+    shape = (300, 300)
+    first = arrays.empty(shape, np.uint8)
+    first_at = first.ctypes.data
+    view = arrays.empty(shape, np.uint8)[1:]
+    tensor = th.from_numpy(arrays.empty(shape, np.uint8).reshape(-1))
+    held = {first_at, view.base.ctypes.data, tensor.data_ptr()}
+    assert len(held) == 3
+    assert arrays.empty(shape, np.uint8).ctypes.data not in held
+    del first
+    again = arrays.empty(shape, np.uint8)
+    assert again.ctypes.data == first_at
+    assert arrays.empty(shape, np.float32).dtype == np.float32
+    assert pickle.loads(pickle.dumps(arrays)).empty(shape, np.uint8).shape == shape
