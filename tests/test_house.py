@@ -21,6 +21,7 @@ FLOORS = [
     {
         "sampling": {"numpy"},
         "storage": {"numpy", "gymnasium"},
+        "envs": {"numpy", "gymnasium", "stable_baselines3", "ale_py"},
         "heads": {"torch"},
         "networks": {"torch", "gymnasium", "stable_baselines3"},
     },

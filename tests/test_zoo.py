@@ -15,6 +15,7 @@ import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.monitor import load_results
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.__main__ import _restore_generate_metadata, _to_ourselves, main
@@ -301,3 +302,26 @@ def test_the_wheel_holds_the_hyperparameters(tmp_path):
     )  # fmt: skip
     assert Path(found.stdout.strip()) == tmp_path / "installed" / "sb3_rainbow" / "hyperparams" / "rainbow.yml"
     assert np.char.endswith(names, ".py").sum() > 10
+
+
+def test_ales_vector_environment_comes_from_a_hyperparameter_file(zoo):
+    """For training, evaluation and enjoy alike, with Monitor's file where rl_zoo3 wants it."""
+    entry = {
+        name: value
+        for name, value in ENTRIES["PongNoFrameskip-v4"].items()
+        if name not in ("env_wrapper", "frame_stack")
+    }
+    entry |= {"n_envs": 2, "vec_env_wrapper": [{"sb3_rainbow.envs.replace_by_ale": {"noop_max": 5}}]}
+    Path("fast.yml").write_text(yaml.safe_dump({"PongNoFrameskip-v4": entry}))
+    train(zoo, "-n", "3000", "--hyperparams", "learning_starts:2990", "buffer_size:3000", "-conf", "fast.yml",
+          "--eval-freq", "2999", "--eval-episodes", "1", "--n-eval-envs", "2", env="PongNoFrameskip-v4")  # fmt: skip
+    folder = Path("logs/rainbow/PongNoFrameskip-v4_1")
+    games = load_results(str(folder))
+    assert len(games) >= 2
+    assert games["l"].min() > 3000  # emulator frames of whole games
+    assert np.load(folder / "evaluations.npz")["results"].shape == (1, 1)
+    model = RainbowDQN.load(folder / "PongNoFrameskip-v4.zip", buffer_size=1)
+    assert model.observation_space.shape == (4, 84, 84)
+    zoo(
+        rl_zoo3.enjoy.enjoy, "--algo", "rainbow", "--env", "PongNoFrameskip-v4", "-f", "logs", "-n", "30", "--no-render"
+    )

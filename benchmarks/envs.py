@@ -1,0 +1,91 @@
+"""
+Env steps per second of Atari: SB3's wrappers of single games in one process and in several, ALE's vector environment.
+
+    python benchmarks/envs.py --rounds 5
+
+All play random actions in turn, in rounds of the same number of env steps; minimum, median and maximum of the rounds
+go to ``benchmarks/results/envs.csv``. The ratio is to ``VecFrameStack(make_atari_env(game, n_envs), 4)``.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from machine import describe_machine, versions
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack
+
+from sb3_rainbow.envs import make_ale_vec_env
+
+RESULTS = Path(__file__).parent / "results" / "envs.csv"
+
+
+def sb3(game: str, n_envs: int) -> VecEnv:
+    return VecFrameStack(make_atari_env(game, n_envs, seed=0), 4)
+
+
+def sb3_processes(game: str, n_envs: int) -> VecEnv:
+    return VecFrameStack(make_atari_env(game, n_envs, seed=0, vec_env_cls=SubprocVecEnv), 4)
+
+
+def ours(game: str, n_envs: int) -> VecEnv:
+    return make_ale_vec_env(game, n_envs, seed=0)
+
+
+MAKERS: dict[str, Callable[[str, int], VecEnv]] = {
+    "make_atari_env, DummyVecEnv": sb3,
+    "make_atari_env, SubprocVecEnv": sb3_processes,
+    "make_ale_vec_env": ours,
+}
+
+
+def measure(env: VecEnv, env_steps: int) -> float:
+    """
+    :param env: that has been reset
+    :param env_steps: summed over envs
+    :return: env steps per second
+    """
+    actions = np.random.default_rng(0).integers(0, env.action_space.n, (env_steps // env.num_envs, env.num_envs))  # type: ignore[attr-defined]
+    start = time.perf_counter()
+    for action in actions:
+        env.step(action)
+    return actions.size / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--game", default="PongNoFrameskip-v4")
+    parser.add_argument("--n-envs", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--most-processes", type=int, default=16, help="SubprocVecEnv is left out beyond")
+    parser.add_argument("--steps", type=int, default=4000, help="env steps of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    table = []
+    for n_envs in args.n_envs:
+        makers = {name: make for name, make in MAKERS.items() if n_envs <= args.most_processes or "Subproc" not in name}
+        envs = {name: make(args.game, n_envs) for name, make in makers.items()}
+        for env in envs.values():
+            env.reset()
+        speeds: dict[str, list[float]] = {name: [] for name in envs}
+        for _ in range(args.rounds):
+            for name, env in envs.items():
+                speeds[name].append(measure(env, args.steps))
+        for env in envs.values():
+            env.close()
+        base = np.median(speeds["make_atari_env, DummyVecEnv"])
+        for name, values in speeds.items():
+            low, median, high = min(values), float(np.median(values)), max(values)
+            row = {"game": args.game, "n_envs": n_envs, "env": name, "min": round(low), "median": round(median)}
+            table.append(row | {"max": round(high), "ratio": round(median / base, 2)})
+            print(*table[-1].values(), flush=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*table[0], "machine", "versions"])
+        writer.writeheader()
+        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""First floor: ALE's own vector environment, which plays and preprocesses in C++ threads, as an SB3 VecEnv."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from sb3_rainbow.arguments import number, switch, whole_number
+
+gym.register_envs(ale_py)
+
+# What AtariEnv can do and the vector environment cannot, or does by other arguments
+_ONLY = {"frameskip": (1,), "obs_type": (None, "rgb", "grayscale"), "mode": (None,), "difficulty": (None,)}
+_ONLY["continuous"] = (None, False)
+
+
+class AleVecEnv(VecEnv):
+    """
+    Games of one kind, as SB3's ``AtariWrapper`` and ``VecFrameStack`` present them, played by ``AtariVectorEnv``.
+
+    Observations are stacks of gray frames, (frame_stack, screen_size, screen_size), the newest last. Infos hold
+    ``Monitor``'s statistics of whole games, with the score as the game counts it. docs/envs.md says where frames and
+    resets differ from those of ``AtariWrapper``.
+
+    :param env_id: name of the game without frame skip, such as "PongNoFrameskip-v4", or its spec
+    :param n_envs: number of games
+    :param noop_max: a game begins with fewer no-ops than this, their number drawn at random
+    :param frame_skip: emulator frames per env step
+    :param screen_size: height and width of a frame
+    :param terminal_on_life_loss: a lost life ends the episode, but not the game, nor its score
+    :param clip_reward: the agent gets the sign of the reward
+    :param action_repeat_probability: of each emulator frame
+    :param frame_stack: frames in an observation
+    :param num_threads: 0: as many as there are games, but not more than processors
+    :param results_writer: for the statistics of each game
+    :raises ValueError: on another kind of environment, or an argument out of range
+    """
+
+    def __init__(
+        self,
+        env_id: str | EnvSpec,
+        n_envs: int = 1,
+        noop_max: int = 30,
+        frame_skip: int = 4,
+        screen_size: int = 84,
+        terminal_on_life_loss: bool = True,
+        clip_reward: bool = True,
+        action_repeat_probability: float = 0.0,
+        frame_stack: int = 4,
+        num_threads: int = 0,
+        results_writer: ResultsWriter | None = None,
+    ) -> None:
+        self.spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
+        settings = _settings_of(self.spec)
+        sticky = number("action_repeat_probability", action_repeat_probability, 0, 1)
+        size = whole_number("screen_size", screen_size, 1)
+        self.clip_reward = switch("clip_reward", clip_reward)
+        self._ale = AtariVectorEnv(
+            settings["game"],
+            whole_number("n_envs", n_envs, 1),
+            num_threads=whole_number("num_threads", num_threads, 0),
+            max_num_frames_per_episode=settings.get("max_num_frames_per_episode") or 108_000,
+            repeat_action_probability=sticky or settings.get("repeat_action_probability", 0.0),
+            full_action_space=settings.get("full_action_space", False),
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            img_height=size,
+            img_width=size,
+            stack_num=whole_number("frame_stack", frame_stack, 1),
+            frameskip=whole_number("frame_skip", frame_skip, 1),
+            noop_max=whole_number("noop_max", noop_max, 0),
+            # Not episodic_life, which would begin the whole game anew; clipped here, after the score is counted
+            life_loss_info=switch("terminal_on_life_loss", terminal_on_life_loss),
+            reward_clipping=False,
+        )
+        self.results_writer = results_writer
+        self._t_start = time.time()
+        self._attributes: list[dict[str, Any]] = [
+            {"render_mode": "rgb_array", "spec": self.spec} for _ in range(self._ale.num_envs)
+        ]
+        self._methods: dict[str, Callable] = {
+            "get_action_meanings": lambda env: [action.name for action in self._ale.ale.get_action_set()],
+            "render": lambda env: self.get_images()[env],
+        }
+        super().__init__(self._ale.num_envs, self._ale.single_observation_space, self._ale.single_action_space)
+        self._scores = np.zeros(self.num_envs)
+        self._lives = self._starts = np.zeros(self.num_envs, dtype=np.int64)
+        self._obs = np.zeros((self.num_envs, frame_stack, size, size), dtype=np.uint8)
+
+    def reset(self) -> np.ndarray:
+        """
+        Begin all games anew.
+
+        :return: (n_envs, frame_stack, screen_size, screen_size), frames before the game's first one are zero
+        """
+        # ALE takes 31 bits, and -1 for no seed
+        seeds = np.array([-1 if seed is None else seed % 2**31 for seed in self._seeds])
+        self._obs, info = self._ale.reset(seed=seeds)
+        self._reset_seeds()
+        self._reset_options()
+        self._scores[:] = 0
+        self._lives, self._starts = info["lives"], _first_frames(info)
+        return self._obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._ale.send(np.asarray(actions, dtype=np.int64).reshape(self.num_envs))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        self._obs, rewards, terminated, truncated, info = self._ale.recv()
+        self._scores += rewards
+        starts = _first_frames(info)
+        is_over = starts != self._starts  # the game, not only a life: what is reported of it is of the next one
+        lives = np.where(is_over, np.where(terminated, 0, self._lives), info["lives"])
+        infos = [
+            {"lives": lives, "TimeLimit.truncated": is_truncated}
+            for lives, is_truncated in zip(lives.tolist(), (truncated & ~terminated).tolist(), strict=True)
+        ]
+        dones = terminated | truncated
+        for env in np.flatnonzero(dones).tolist():
+            # ALE's final observation is that of an earlier game where only a life was lost
+            infos[env]["terminal_observation"] = info["final_obs"][env] if is_over[env] else self._obs[env]
+        for env in np.flatnonzero(is_over).tolist():
+            infos[env]["episode"] = self._statistics(env, n_frames=int(starts[env] - self._starts[env]))
+        self._scores[is_over] = 0
+        self._lives, self._starts = info["lives"], starts
+        rewards = (np.sign(rewards) if self.clip_reward else rewards).astype(np.float32)
+        return self._obs, rewards, dones, infos
+
+    def _statistics(self, env: int, n_frames: int) -> dict[str, float]:
+        """Those of ``Monitor`` below ``AtariWrapper``: length in emulator frames, no-ops included."""
+        seconds = round(time.time() - self._t_start, 6)
+        statistics = {"r": float(self._scores[env]), "l": n_frames, "t": seconds}
+        if self.results_writer is not None:
+            self.results_writer.write_row(statistics)
+        return statistics
+
+    def close(self) -> None:
+        if self.results_writer is not None:
+            self.results_writer.close()
+        self._ale.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """
+        :return: the newest frame of each game, (screen_size, screen_size, 3)
+        """
+        return list(np.repeat(self._obs[:, -1, :, :, None], 3, axis=-1))
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        try:
+            return [self._attributes[env][attr_name] for env in self._get_indices(indices)]
+        except KeyError:
+            raise AttributeError(
+                f"the games of {type(self).__name__} have no attribute {attr_name!r}, only {list(self._attributes[0])}"
+            ) from None
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        for env in self._get_indices(indices):
+            self._attributes[env][attr_name] = value
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        if method_name not in self._methods:
+            raise AttributeError(
+                f"the games of {type(self).__name__} have no method {method_name!r}, only {list(self._methods)}"
+            )
+        return [self._methods[method_name](env, *args, **kwargs) for env in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Whether infos have what a wrapper puts there: true of ``Monitor``."""
+        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+
+
+def make_ale_vec_env(
+    env_id: str, n_envs: int = 1, seed: int | None = None, monitor_dir: str | Path | None = None, **options: Any
+) -> AleVecEnv:
+    """
+    In place of SB3's ``VecFrameStack(make_atari_env(env_id, n_envs), 4)``: several times the env steps per second.
+
+    :param env_id: name of the game without frame skip, such as "PongNoFrameskip-v4"
+    :param n_envs: number of games, each with a seed of its own
+    :param seed: of the first game and of the actions that are drawn
+    :param monitor_dir: folder for ``0.monitor.csv``, the statistics of all games
+    :param options: as for ``AleVecEnv``, such as ``terminal_on_life_loss=False``
+    :return: the games
+    """
+    return _make(env_id, n_envs, seed, None if monitor_dir is None else str(Path(monitor_dir) / "0"), options)
+
+
+def replace_by_ale(venv: VecEnv, **options: Any) -> AleVecEnv:
+    """
+    For hyperparameter files, as a ``vec_env_wrapper`` without ``env_wrapper`` and ``frame_stack``.
+
+    :param venv: unprocessed games, which are closed; name, number, seed and monitor files are taken over
+    :param options: as for ``AleVecEnv``
+    :return: the same games, played by ALE's vector environment
+    """
+    monitor_file, monitors = None, venv.envs if isinstance(venv, DummyVecEnv) else []
+    for env in monitors[:1]:
+        if isinstance(env, Monitor) and env.results_writer is not None:
+            monitor_file = env.results_writer.file_handler.name
+    spec, n_envs, seed = venv.get_attr("spec")[0], venv.num_envs, venv._seeds[0]
+    venv.close()
+    return _make(spec, n_envs, seed, monitor_file, options)
+
+
+def _make(
+    env_id: str | EnvSpec, n_envs: int, seed: int | None, monitor_file: str | None, options: dict[str, Any]
+) -> AleVecEnv:
+    env = AleVecEnv(env_id, n_envs, **options)
+    if monitor_file is not None:
+        env.results_writer = ResultsWriter(monitor_file, {"t_start": env._t_start, "env_id": env.spec.id})
+    if seed is not None:
+        env.seed(seed)
+        env.action_space.seed(seed)
+    return env
+
+
+def _settings_of(spec: EnvSpec) -> dict[str, Any]:
+    settings = spec.kwargs
+    if "AtariEnv" not in str(spec.entry_point):
+        raise ValueError(f"env_id={spec.id!r} is no Atari game: write the name of one, such as 'PongNoFrameskip-v4'")
+    for name, allowed in _ONLY.items():
+        if settings.get(name) not in allowed and (name in settings or None not in allowed):
+            raise ValueError(
+                f"env_id={spec.id!r} has {name}={settings.get(name)!r}, which is not supported here: write the name of "
+                "a game without frame skip, such as 'PongNoFrameskip-v4', and options of AleVecEnv"
+            )
+    return settings
+
+
+def _first_frames(info: dict[str, np.ndarray]) -> np.ndarray:
+    """(n_envs,) the number, since the emulator was started, of the frame with which each game began."""
+    return info["frame_number"].astype(np.int64) - info["episode_frame_number"]

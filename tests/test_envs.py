@@ -1,0 +1,260 @@
+"""ALE's vector environment, beside SB3's wrappers of single games."""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv, MaxAndSkipEnv, WarpFrame
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor, load_results
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+
+from sb3_rainbow import RainbowDQN
+from sb3_rainbow.envs import AleVecEnv, make_ale_vec_env, replace_by_ale
+from sb3_rainbow.frames import FrameStorage
+from sb3_rainbow.networks import DataEfficientConv
+
+PONG, BREAKOUT = "PongNoFrameskip-v4", "BreakoutNoFrameskip-v4"
+
+
+class FireForOneFrame(gym.Wrapper):
+    """As ALE does it; FireResetEnv presses FIRE and the next action for four frames each."""
+
+    def reset(self, **kwargs):
+        obs, info = self.env.reset(**kwargs)
+        if "FIRE" in self.unwrapped.get_action_meanings():
+            obs, _, _, _, info = self.env.step(1)
+        return obs, info
+
+
+class LostLife(EpisodicLifeEnv):
+    """Goes on from a lost life as it is; EpisodicLifeEnv does a no-op first."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.last = obs, info
+        return obs, reward, terminated, truncated, info
+
+    def reset(self, **kwargs):
+        if self.was_real_done:
+            return super().reset(**kwargs)
+        self.lives = self.unwrapped.ale.lives()
+        return self.last
+
+
+def sb3s_wrappers(game, is_life_terminal=True, frame_skip=4, size=84):
+    """AtariWrapper without no-ops, but for the two differences above."""
+
+    def make():
+        env = MaxAndSkipEnv(FireForOneFrame(Monitor(gym.make(game))), frame_skip)
+        return WarpFrame(LostLife(env) if is_life_terminal else env, size, size)
+
+    return VecFrameStack(DummyVecEnv([make]), 4)
+
+
+OTHERWISE = {"terminal_on_life_loss": False, "frame_skip": 3, "screen_size": 60}
+# How much the mean of a frame of 0 to 255 may differ: see docs/envs.md
+FLICKER = {"Alien": 2.5, "Assault": 0.3, "Asterix": 0.1, "BeamRider": 2, "Boxing": 0, "Breakout": 0, "Enduro": 0.4}
+FLICKER |= {"Freeway": 0.1, "MsPacman": 0.2, "Pong": 0.1, "Qbert": 0.1, "Seaquest": 0.1, "SpaceInvaders": 0}
+
+
+@pytest.mark.parametrize(
+    ("game", "options"), [*((game, {}) for game in FLICKER), ("SpaceInvaders", OTHERWISE), ("Qbert", OTHERWISE)]
+)
+def test_frames_rewards_ends_and_statistics_are_those_of_sb3s_wrappers(game, options):
+    difference, game = FLICKER[game], f"{game}NoFrameskip-v4"
+    ours = AleVecEnv(game, noop_max=0, clip_reward=False, **options)
+    theirs = sb3s_wrappers(
+        game,
+        options.get("terminal_on_life_loss", True),
+        options.get("frame_skip", 4),
+        options.get("screen_size", 84),
+    )
+    ours.seed(0)
+    theirs.seed(0)
+    obs, their_obs = ours.reset(), theirs.reset().transpose(0, 3, 1, 2)
+    assert (obs.shape, obs.dtype) == (their_obs.shape, their_obs.dtype)
+    rng = np.random.default_rng(0)
+    steps_since_done, n_lives_lost, n_games = 0, 0, 0
+    for _ in range(1000):
+        # The stack is cleared at each done by VecFrameStack, and at the end of a game here
+        frames = 4 if steps_since_done >= 3 else 1
+        error = np.abs(obs[0, -frames:].astype(int) - their_obs[0, -frames:])
+        assert error.mean() <= difference
+        action = rng.integers(0, ours.action_space.n, 1)
+        before = obs
+        obs, rewards, dones, infos = ours.step(action)
+        their_obs, their_rewards, their_dones, their_infos = theirs.step(action)
+        their_obs = their_obs.transpose(0, 3, 1, 2)
+        assert rewards == their_rewards
+        assert rewards.dtype == their_rewards.dtype
+        assert dones == their_dones
+        assert infos[0]["TimeLimit.truncated"] is False
+        steps_since_done = 0 if dones[0] else steps_since_done + 1
+        if not dones[0]:
+            assert not infos[0].keys() & {"terminal_observation", "episode"}
+            assert infos[0]["lives"] == their_infos[0]["lives"]
+            continue
+        last = infos[0]["terminal_observation"]
+        np.testing.assert_array_equal(last[:3], before[0, 1:])
+        assert ("episode" in infos[0]) == ("episode" in their_infos[0])
+        if "episode" in infos[0]:
+            n_games += 1
+            assert infos[0]["episode"]["r"] == their_infos[0]["episode"]["r"]
+            assert infos[0]["episode"]["l"] == their_infos[0]["episode"]["l"]
+            assert infos[0]["lives"] == 0
+            assert not obs[0, :3].any()  # a new game
+        else:
+            n_lives_lost += 1
+            np.testing.assert_array_equal(last, obs[0])  # the game goes on
+    if any(name in game for name in ("Breakout", "Qbert", "SpaceInvaders", "Seaquest")):
+        assert n_games > 0
+        assert (n_lives_lost > 0) == options.get("terminal_on_life_loss", True)
+
+
+def play(env, n_steps, seed=0):
+    rng = np.random.default_rng(seed)
+    yield env.reset(), None, None, None
+    for _ in range(n_steps):
+        yield env.step(rng.integers(0, env.action_space.n, env.num_envs))
+
+
+def test_the_seed_decides_each_game():
+    first, same, other = (
+        [(obs.copy(), rewards) for obs, rewards, _, _ in play(make_ale_vec_env(BREAKOUT, 3, seed=seed), 60)]
+        for seed in (5, 5, 6)
+    )
+    for (obs, rewards), (same_obs, same_rewards) in zip(first, same, strict=True):
+        np.testing.assert_array_equal(obs, same_obs)
+        np.testing.assert_array_equal(rewards, same_rewards)
+    assert any((obs != other_obs).any() for (obs, _), (other_obs, _) in zip(first, other, strict=True))
+    # Each has a seed of its own, the next one that of the one before: other numbers of no-ops, other positions
+    assert any((obs[0] != obs[1]).any() for obs, _ in first)
+    np.testing.assert_array_equal(first[0][0][1], other[0][0][0])
+
+
+def test_seeds_of_32_bits_are_taken():
+    env = make_ale_vec_env(PONG, 2, seed=2**32 - 2)
+    assert env.reset().shape == (2, 4, 84, 84)
+
+
+def test_rewards_are_clipped_and_scores_are_not():
+    env = make_ale_vec_env("SpaceInvadersNoFrameskip-v4", 2, seed=0)
+    raw = make_ale_vec_env("SpaceInvadersNoFrameskip-v4", 2, seed=0, clip_reward=False)
+    total, scores = np.zeros(2), {0: None, 1: None}
+    for (_, rewards, _, infos), (_, raw_rewards, _, _) in zip(play(env, 1500), play(raw, 1500), strict=True):
+        if rewards is None:
+            continue
+        np.testing.assert_array_equal(rewards, np.sign(raw_rewards))
+        total += raw_rewards
+        for i, info in enumerate(infos):
+            if "episode" in info:
+                scores[i] = scores[i] or (info["episode"]["r"], total[i])
+    for score, expected in scores.values():  # of the first game of each, all of its lives
+        assert score == expected > 20
+
+
+def test_a_truncated_game_is_told_from_one_that_was_lost():
+    spec = copy.deepcopy(gym.spec(PONG))
+    spec.kwargs["max_num_frames_per_episode"] = 100
+    env = AleVecEnv(spec, 2, noop_max=0)
+    for step, (_, _, dones, infos) in enumerate(play(env, 25)):
+        if step:
+            assert dones.tolist() == [step == 25] * 2
+            assert [info["TimeLimit.truncated"] for info in infos] == [step == 25] * 2
+    assert infos[0]["episode"]["l"] == 101  # with the frame of FIRE
+    assert infos[0]["terminal_observation"].shape == (4, 84, 84)
+
+
+def test_it_is_used_as_sb3_uses_its_own():
+    env = make_ale_vec_env(PONG, 2, seed=0)
+    env.reset()
+    assert env.env_is_wrapped(Monitor) == [True, True]
+    assert env.env_is_wrapped(gym.wrappers.TimeLimit, indices=0) == [False]
+    assert env.get_attr("render_mode") == ["rgb_array"] * 2
+    assert env.get_attr("spec", indices=[1])[0].id == PONG
+    env.set_attr("colour", "red", indices=1)
+    assert env.get_attr("colour", indices=1) == ["red"]
+    with pytest.raises(AttributeError, match="colour"):
+        env.get_attr("colour")
+    assert env.env_method("get_action_meanings", indices=0)[0][:2] == ["NOOP", "FIRE"]
+    with pytest.raises(AttributeError, match="fly"):
+        env.env_method("fly")
+    image = env.render()
+    assert image.shape == (2 * 84, 84, 3) or image.shape == (84, 2 * 84, 3)
+    np.testing.assert_array_equal(env.env_method("render", indices=1)[0][..., 2], env._obs[1, -1])
+
+
+def test_rainbow_learns_and_is_evaluated(tmp_path):
+    env = make_ale_vec_env(PONG, 4, seed=0, monitor_dir=tmp_path)
+    convolutions = {"features_extractor_class": DataEfficientConv}
+    model = RainbowDQN("CnnPolicy", env, buffer_size=5000, learning_starts=3900, seed=0, policy_kwargs=convolutions)
+    model.learn(4000)
+    assert model._n_updates > 5
+    assert isinstance(model.replay_buffer.storage.chosen, FrameStorage)
+    games = load_results(str(tmp_path))
+    assert len(games) == len(model.ep_info_buffer) >= 2
+    assert games["r"].mean() == np.mean([info["r"] for info in model.ep_info_buffer])
+    # Monitor's statistics are used, not the rewards that were clipped: those of lost lives are none of their own
+    short = copy.deepcopy(gym.spec(BREAKOUT))
+    short.kwargs["max_num_frames_per_episode"] = 1000
+    player = RainbowDQN("CnnPolicy", AleVecEnv(short), buffer_size=100, seed=0, policy_kwargs=convolutions)
+    _, lengths = evaluate_policy(player, AleVecEnv(short, 2), 2, return_episode_rewards=True, deterministic=False)
+    assert all(length > 400 for length in lengths)  # emulator frames of a whole game, not env steps of one life
+
+
+def test_it_takes_the_place_of_other_envs(tmp_path):
+    def make(index):
+        return lambda: Monitor(gym.make(BREAKOUT), str(tmp_path / str(index)))
+
+    below = DummyVecEnv([make(index) for index in range(3)])
+    below.seed(7)
+    env = replace_by_ale(below, terminal_on_life_loss=False)
+    assert env.num_envs == 3
+    same = make_ale_vec_env(BREAKOUT, 3, seed=7, terminal_on_life_loss=False)
+    for (obs, _, _, _), (same_obs, _, _, _) in zip(play(env, 400), play(same, 400), strict=True):
+        np.testing.assert_array_equal(obs, same_obs)
+    env.close()
+    assert len(load_results(str(tmp_path))) >= 3
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "message"),
+    [
+        ("CartPole-v1", {}, "env_id='CartPole-v1' is no Atari game"),
+        ("ALE/Pong-v5", {}, "frameskip=4.*PongNoFrameskip-v4"),
+        (PONG, {"n_envs": 0}, "n_envs=0"),
+        (PONG, {"noop_max": -1}, "noop_max=-1"),
+        (PONG, {"frame_skip": 0}, "frame_skip=0"),
+        (PONG, {"screen_size": 0}, "screen_size=0"),
+        (PONG, {"frame_stack": 0}, "frame_stack=0"),
+        (PONG, {"action_repeat_probability": 1.5}, "action_repeat_probability=1.5"),
+        (PONG, {"clip_reward": "yes"}, "clip_reward='yes'"),
+        (PONG, {"terminal_on_life_loss": 1}, "terminal_on_life_loss=1"),
+        (PONG, {"num_threads": -2}, "num_threads=-2"),
+    ],
+)
+def test_bad_arguments_are_named(env_id, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_ale_vec_env(env_id, **options)
+
+
+def test_other_games_cannot_be_chosen_by_mode():
+    spec = copy.deepcopy(gym.spec(PONG))
+    spec.kwargs["mode"] = 1
+    with pytest.raises(ValueError, match="mode=1"):
+        AleVecEnv(spec)
+
+
+def test_options_reach_the_emulator():
+    env = make_ale_vec_env(PONG, 1, frame_stack=2, screen_size=42)
+    assert env.observation_space == spaces.Box(0, 255, (2, 42, 42), np.uint8)
+
+    def final_frames(**options):
+        env = make_ale_vec_env(PONG, 1, seed=1, noop_max=0, **options)
+        return [obs.copy() for obs, _, _, _ in play(env, 100)][-1]
+
+    assert (final_frames() != final_frames(action_repeat_probability=0.5)).any()
+    assert (final_frames() != final_frames(frame_skip=2)).any()
