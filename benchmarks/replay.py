@@ -9,6 +9,9 @@ drawn from in rounds; the median round counts. Buffers whose observations would 
 size, as is Tianshou's above 100,000, which is slow to fill. "draw" is choosing what is sampled (for
 cpprb: sampling a buffer without observations), "gather" bringing it together as tensors or arrays, "update" setting its
 priorities. The rows of size 10,000,000 are of the trees alone. Peers that are not installed are left out.
+
+With ``--adding N``: what it costs to store a vectorised step of N envs, where the buffer is first filled, and where
+older rows are written over.
 """
 
 import argparse
@@ -33,7 +36,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from sb3_rainbow import RainbowReplayBuffer, SumTree
 
-RESULTS = Path(__file__).parent / "results" / "replay.csv"
+RESULTS = Path(__file__).parent / "results"
 BATCHES = (32, 256, 1024)
 ALPHA, BETA = 0.5, 0.4
 STACK = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -229,13 +232,60 @@ def measure(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
     return table
 
 
+def measure_adding(name: str, n_envs: int) -> dict[str, Any]:
+    """
+    :param name: of a kind of buffer
+    :param n_envs: number of envs
+    :return: a row, median times in microseconds for a vectorised step
+    """
+    size = 20_000
+    buffer = ADDING[name](size, STACK, ACTIONS, device="cpu", n_envs=n_envs)
+    frames = np.random.default_rng(0).integers(0, 256, (1000, 84, 84), dtype=np.uint8)
+    stacks = np.zeros((n_envs, 4, 84, 84), dtype=np.uint8)
+    zeros, times = np.zeros(n_envs), []
+    infos: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+    for step in range(2 * (size // n_envs)):
+        newest = frames[(7 * step + 13 * np.arange(n_envs)) % 1000]
+        next_stacks = np.concatenate((stacks[:, 1:], newest[:, None]), axis=1)
+        dones = (step + np.arange(n_envs)) % 900 == 899
+        start = time.perf_counter()
+        buffer.add(stacks, next_stacks, zeros, zeros, dones, infos)
+        times.append((time.perf_counter() - start) * 1e6)
+        stacks = next_stacks
+    half = len(times) // 2
+    first, again = float(np.median(times[:half])), float(np.median(times[half:]))
+    return {"buffer": name, "n_envs": n_envs, "first": first, "again": again, "again, of a transition": again / n_envs}
+
+
+ADDING: dict[str, type[ReplayBuffer]] = {
+    "RainbowReplayBuffer": RainbowReplayBuffer,
+    "SB3 ReplayBuffer": ReplayBuffer,
+    "SB3 NStepReplayBuffer": NStepReplayBuffer,
+}
+
+
+def write(file_name: str, table: list[dict[str, Any]]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / file_name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*table[0], "machine", "versions"])
+        writer.writeheader()
+        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--buffers", nargs="+", default=list(BUFFERS), choices=BUFFERS)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--adding", type=int, nargs="+", metavar="N", help="numbers of envs")
     args = parser.parse_args()
+    if args.adding:
+        adding = [measure_adding(name, n_envs) for n_envs in args.adding for name in ADDING]
+        for row in adding:
+            print(*(round(value, 1) if isinstance(value, float) else value for value in row.values()))
+        write("replay_adding.csv", adding)
+        return
     if args.child:
         print(json.dumps(measure(args.child[0], int(args.child[1]), args.rounds)))
         return
@@ -252,13 +302,9 @@ def main() -> None:
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
             for row in json.loads(done.stdout.splitlines()[-1]):
-                table.append(row | {"machine": describe_machine(), "versions": versions()})
+                table.append(row)
                 print(*(f"{value:.1f}" if isinstance(value, float) else value for value in row.values()), flush=True)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys())
-        writer.writeheader()
-        writer.writerows(table)
+    write("replay.csv", table)
 
 
 if __name__ == "__main__":
