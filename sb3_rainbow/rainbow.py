@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_rainbow.arguments import (
@@ -86,6 +86,8 @@ class RainbowDQN(SavingDQN):
     :param prioritized_replay_beta0: importance-weight exponent at the start, 0 to 1; it rises linearly to 1
     :param prioritized_replay_beta_fraction: share of training over which it rises, above 0 to 1
     :param prioritized_replay_eps: added to every priority, above 0
+    :param amp: networks compute gradient steps in bfloat16 (``torch.autocast``), which is faster where the processor or
+        the GPU has it; weights, losses and priorities stay float32
     :raises ValueError: on an argument out of range, a policy or an action space that does not fit
     """
 
@@ -135,6 +137,7 @@ class RainbowDQN(SavingDQN):
         prioritized_replay_beta0: float = 0.4,
         prioritized_replay_beta_fraction: float = 1.0,
         prioritized_replay_eps: float = 1e-6,
+        amp: bool = False,
         _init_setup_model: bool = True,
     ) -> None:
         self.double_q = switch("double_q", double_q)
@@ -154,6 +157,7 @@ class RainbowDQN(SavingDQN):
             above=True,
             hint="a transition of priority 0 would never be drawn again",
         )
+        self.amp = switch("amp", amp)
         self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
         number("learning_rate", learning_rate(1.0) if callable(learning_rate) else learning_rate, 0)
         instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
@@ -262,7 +266,7 @@ class RainbowDQN(SavingDQN):
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
-        for name in ("double_q", "prioritized_replay", *self._network_switches()):
+        for name in ("double_q", "prioritized_replay", "amp", *self._network_switches()):
             switch(name, getattr(self, name))  # load(path, noisy=...) sets them unseen
         taken = _constructor_arguments(self.replay_buffer_class)
         buffer_kwargs = {name: value for name, value in self._buffer_arguments().items() if name in taken}
@@ -325,12 +329,12 @@ class RainbowDQN(SavingDQN):
         reset_noise(self.q_net_target)
         with th.no_grad():
             next_obs = self.q_net.prepared(batch.next_observations)
-            next_outputs = self.q_net_target.outputs(next_obs, is_prepared=True)
-            selecting = self.q_net.outputs(next_obs, is_prepared=True) if self.double_q else next_outputs
+            next_outputs = self._outputs(self.q_net_target, next_obs)
+            selecting = self._outputs(self.q_net, next_obs) if self.double_q else next_outputs
             next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
         target = head.target(next_outputs, next_actions, batch.rewards, (1 - batch.dones) * discounts)
 
-        outputs = self.q_net.outputs(self.q_net.prepared(batch.observations), is_prepared=True)
+        outputs = self._outputs(self.q_net, self.q_net.prepared(batch.observations))
         losses, priorities = head.loss(outputs, batch.actions, target)  # (batch, 1) each
         loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
 
@@ -352,6 +356,11 @@ class RainbowDQN(SavingDQN):
             "grad_norm": grad_norm,
             **head.watch(target),
         }
+
+    def _outputs(self, network: RainbowNetwork, prepared: PyTorchObs) -> th.Tensor:
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
+            outputs = network.outputs(prepared, is_prepared=True)
+        return outputs.float()  # what the head makes of them is not for 8 bits of precision
 
     def _update_buffer(self) -> None:
         """Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved."""

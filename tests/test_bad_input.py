@@ -53,6 +53,7 @@ BAD_ARGUMENTS = [
     ("prioritized_replay_beta_fraction", 0),
     ("prioritized_replay_beta_fraction", 1.1),
     ("prioritized_replay_eps", 0),
+    ("amp", "bfloat16"),
     ("optimize_memory_usage", True),
     ("policy", "LstmPolicy"),
     ("policy", DQNMlpPolicy),

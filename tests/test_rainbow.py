@@ -296,6 +296,30 @@ def test_each_row_drawn_gets_its_own_priority_plus_epsilon_to_the_power_of_alpha
     np.testing.assert_array_equal(after[others], before[others])
 
 
+@pytest.mark.parametrize("distributional", [True, False])
+def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
+    """bfloat16 has 8 bits: each product is off by up to 0.4 %, weights and what the head computes are not."""
+    models = []
+    for amp in (False, True):
+        model = make(amp=amp, distributional=distributional, learning_starts=10**6, policy_kwargs={
+            "net_arch": [64], "optimizer_class": th.optim.SGD}, learning_rate=1.0)  # fmt: skip
+        with pytest.warns(UserWarning, match="before learning starts"):
+            model.learn(100)
+        before = model.policy.parameters_to_vector()
+        np.random.seed(1)
+        th.manual_seed(1)
+        model.train(1, batch_size=64)
+        models.append((model, model.policy.parameters_to_vector() - before))
+    (exact, step), (rough, rough_step) = models
+    assert np.linalg.norm(rough_step - step) < 0.05 * np.linalg.norm(step)
+    assert (rough_step != step).any()
+    tree, rough_tree = (model.replay_buffer.sampler.tree[np.arange(100)] for model in (exact, rough))
+    np.testing.assert_allclose(rough_tree, tree, rtol=0.1)
+    assert all(parameter.dtype == th.float32 for parameter in rough.policy.parameters())
+    rough.save(tmp_path / "amp")
+    assert RainbowDQN.load(tmp_path / "amp").amp is True
+
+
 def test_online_and_target_network_get_fresh_noise_in_every_gradient_step():
     """Also within one call of train()."""
     model = make().learn(60)

@@ -1,0 +1,260 @@
+"""
+What a gradient step costs, beside SB3's DQN, sb3-contrib's QR-DQN and a plain Rainbow in one file.
+
+    python benchmarks/learner.py --threads 1 2
+
+All learn from batches of 32 Atari frame stacks with the Nature convolutions, each from a buffer of its own with the
+same transitions, in turn, in rounds: minimum, median and maximum over the rounds go to
+``benchmarks/results/learner.csv``, with the ratio to DQN of the same run. For RainbowDQN, DQN and QR-DQN a step is
+``train(1)``: the batch is drawn, learned from and, where priorities are kept, they are updated. The plain Rainbow is
+written as most are: noise as a dense matrix for each noisy layer, a pass for each use of a network, the projection in a
+loop over atoms; it learns from RainbowDQN's buffer.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from machine import describe_machine, versions
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_rainbow import RainbowDQN
+
+RESULTS = Path(__file__).parent / "results" / "learner.csv"
+BATCH, ROWS, N_ACTIONS = 32, 2_000, 6
+OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
+SMALL = {"features_extractor_class": "sb3_rainbow.networks.DataEfficientConv"}
+
+
+class Frames(gym.Env):
+    """Stacks of four frames of noise, in episodes of 900 steps."""
+
+    observation_space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = spaces.Discrete(N_ACTIONS)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps, self.stack = 0, self._frames(4)
+        return self.stack, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        self.stack = np.concatenate((self.stack[1:], self._frames(1)))
+        return self.stack, float(self.np_random.integers(-1, 2)), self.steps == 900, False, {}
+
+    def _frames(self, count: int) -> np.ndarray:
+        return self.np_random.integers(0, 256, (count, 84, 84), dtype=np.uint8)
+
+
+class PlainNoisyLinear(nn.Module):
+    weight_noise: th.Tensor
+    bias_noise: th.Tensor
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)
+        self.weight = nn.Parameter(th.empty(n_out, n_in).uniform_(-bound, bound))
+        self.bias = nn.Parameter(th.empty(n_out).uniform_(-bound, bound))
+        self.weight_sigma = nn.Parameter(th.full((n_out, n_in), 0.5 * bound))
+        self.bias_sigma = nn.Parameter(th.full((n_out,), 0.5 * bound))
+        self.register_buffer("weight_noise", th.zeros(n_out, n_in))
+        self.register_buffer("bias_noise", th.zeros(n_out))
+
+    def reset_noise(self) -> None:
+        left, right = (noise.sign() * noise.abs().sqrt() for noise in map(th.randn, self.weight.shape))
+        self.weight_noise.copy_(left.outer(right))
+        self.bias_noise.copy_(left)
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        weight = self.weight + self.weight_sigma * self.weight_noise
+        return F.linear(inputs, weight, self.bias + self.bias_sigma * self.bias_noise)
+
+
+class PlainNetwork(nn.Module):
+    def __init__(self, support: th.Tensor) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.n_atoms, self.support = len(support), support
+        self.value = nn.Sequential(PlainNoisyLinear(3136, 512), nn.ReLU(), PlainNoisyLinear(512, self.n_atoms))
+        n_outputs = N_ACTIONS * self.n_atoms
+        self.advantage = nn.Sequential(PlainNoisyLinear(3136, 512), nn.ReLU(), PlainNoisyLinear(512, n_outputs))
+
+    def reset_noise(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, PlainNoisyLinear):
+                layer.reset_noise()
+
+    def forward(self, obs: th.Tensor) -> th.Tensor:
+        features = self.convolutions(obs.float() / 255)
+        value = self.value(features).view(-1, 1, self.n_atoms)
+        advantage = self.advantage(features).view(-1, N_ACTIONS, self.n_atoms)
+        return (value + advantage - advantage.mean(1, keepdim=True)).softmax(-1)
+
+
+class PlainRainbow:
+    """A gradient step as most single files have it."""
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+        self.support = th.linspace(-10, 10, 51)
+        self.online, self.target = PlainNetwork(self.support), PlainNetwork(self.support)
+        self.optimizer = th.optim.Adam(self.online.parameters(), lr=6.25e-5, eps=1.5e-4)
+
+    def step(self) -> None:
+        batch = self.buffer.sample(BATCH)
+        self.online.reset_noise()
+        self.target.reset_noise()
+        rows = th.arange(BATCH)
+        with th.no_grad():
+            actions = (self.online(batch.next_observations) * self.support).sum(-1).argmax(1)
+            probabilities = self.target(batch.next_observations)[rows, actions]
+            projected = self.project(probabilities, batch.rewards, (1 - batch.dones) * batch.discounts)
+        log_probabilities = self.online(batch.observations)[rows, batch.actions.squeeze(1)].clamp(min=1e-8).log()
+        losses = -(projected * log_probabilities).sum(1)
+        self.optimizer.zero_grad()
+        (losses * batch.weights.squeeze(1)).mean().backward()
+        nn.utils.clip_grad_norm_(self.online.parameters(), 10)
+        self.optimizer.step()
+        self.buffer.update_priorities(batch.indices, losses.detach().numpy() + 1e-6)
+
+    def project(self, probabilities: th.Tensor, rewards: th.Tensor, discounts: th.Tensor) -> th.Tensor:
+        projected = th.zeros_like(probabilities)
+        rows = th.arange(BATCH)
+        for atom in range(len(self.support)):
+            value = (rewards + discounts * self.support[atom]).clamp(-10, 10).squeeze(1)
+            place = ((value + 10) / 0.4).clamp(0, 50)
+            low, high = place.floor().long(), place.ceil().long()
+            both = (low == high).float()
+            projected[rows, low] += probabilities[:, atom] * (high - place + both)
+            projected[rows, high] += probabilities[:, atom] * (place - low)
+        return projected
+
+
+def filled(model: Any) -> Any:
+    model.learning_starts = 10**9  # nothing is learned before the measurement
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(ROWS)
+    return model
+
+
+def training(model: Any) -> Callable[[], None]:
+    filled(model)
+    return lambda: model.train(1, BATCH)
+
+
+def make(name: str, device: str) -> Callable[[], None]:
+    """
+    :param name: of a learner
+    :param device: for the networks
+    :return: a function that does one gradient step
+    """
+    common: dict[str, Any] = {"env": Frames(), "buffer_size": ROWS, "seed": 0, "device": device}
+    rainbow: dict[str, dict[str, Any]] = {
+        "RainbowDQN": {},
+        "RainbowDQN, amp": {"amp": True},
+        "RainbowDQN, all switches off": {"n_steps": 1, **OFF},
+        "RainbowDQN, data-efficient convolutions": {"policy_kwargs": SMALL},
+        "RainbowDQN, data-efficient convolutions, amp": {"policy_kwargs": SMALL, "amp": True},
+    }
+    if name in rainbow:
+        return training(RainbowDQN("CnnPolicy", **common, **rainbow[name]))
+    if name == "plain Rainbow":
+        return PlainRainbow(filled(RainbowDQN("CnnPolicy", **common)).replay_buffer).step
+    return training({"DQN": DQN, "QRDQN": QRDQN}[name]("CnnPolicy", **common))
+
+
+LEARNERS = (
+    "DQN",
+    "QRDQN",
+    "plain Rainbow",
+    "RainbowDQN",
+    "RainbowDQN, amp",
+    "RainbowDQN, all switches off",
+    "RainbowDQN, data-efficient convolutions",
+    "RainbowDQN, data-efficient convolutions, amp",
+)
+
+
+def serve(name: str, threads: int, device: str) -> None:
+    """Make gradient steps, as many as each line of the input says, and answer with milliseconds per step."""
+    th.set_num_threads(threads)
+    step = make(name, device)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        if device == "cuda":
+            th.cuda.synchronize()
+        print(json.dumps((time.perf_counter() - start) / int(line) * 1e3), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS)
+    parser.add_argument("--steps", type=int, default=20, help="gradient steps of a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve, args.threads[0], args.device)
+        return
+    table: list[dict[str, Any]] = []
+    for threads in args.threads:
+        # Each in a process of its own, so that none finds the memory or the threads of another
+        command = [sys.executable, __file__, "--device", args.device, "--threads", str(threads), "--serve"]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        children = {
+            name: subprocess.Popen(
+                [*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+            for name in args.learners
+        }
+        times: dict[str, list[float]] = {name: [] for name in children}
+        for round_number in range(-1, args.rounds):  # the first warms up
+            for name, child in children.items():
+                assert child.stdin is not None
+                assert child.stdout is not None
+                print(args.steps, file=child.stdin, flush=True)
+                answer = json.loads(child.stdout.readline())
+                if round_number >= 0:
+                    times[name].append(answer)
+        for child in children.values():
+            child.communicate()
+        dqn = float(np.median(times["DQN"])) if "DQN" in times else math.nan
+        for name, values in times.items():
+            low, median, high = min(values), float(np.median(values)), max(values)
+            row = {"learner": name, "device": args.device, "threads": threads, "ms_min": round(low, 2)}
+            table.append(
+                row | {"ms_median": round(median, 2), "ms_max": round(high, 2), "ratio": round(median / dqn, 2)}
+            )
+            print(*table[-1].values(), flush=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*table[0], "machine", "versions"])
+        writer.writeheader()
+        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in table)
+
+
+if __name__ == "__main__":
+    main()
