@@ -1,0 +1,226 @@
+"""
+How soon DQN, each of Rainbow's extensions alone, and all of them together solve Pong, with one setting for all.
+
+    python benchmarks/pong.py --variants dqn rainbow --seeds 0 1 2 --jobs 2
+    python benchmarks/pong.py --table
+
+A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
+per game to ``benchmarks/results/pong/VARIANT_SEED.csv``. It may be stopped at any time: the same command goes on from
+the last checkpoint, of which there is one every 50,000 env steps in ``--checkpoints``. The table says when each variant
+first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below).
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_rainbow import RainbowDQN
+from sb3_rainbow.envs import make_ale_vec_env
+
+RESULTS = Path(__file__).parent / "results" / "pong"
+FIELDS = ("env_steps", "gradient_steps", "minutes", "episode", "return", "mean_of_100")
+GOALS = (0, 10, 17, 18)
+CHECKPOINT_STEPS = 50_000
+OFF = {"n_steps": 1, "double_q": False, "dueling": False, "noisy": False, "distributional": False}
+OFF["prioritized_replay"] = False
+SWITCHES: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    "2-step": {"n_steps": 2},
+    "3-step": {"n_steps": 3},
+    "4-step": {"n_steps": 4},
+    "double": {"double_q": True},
+    "dueling": {"dueling": True},
+    "noisy": {"noisy": True},
+    "prioritized": {"prioritized_replay": True},
+    "categorical": {"distributional": True},
+    "rainbow": {"n_steps": 3} | {name: True for name in OFF if name != "n_steps"},
+}
+# Env steps to a mean of 0 and of 18, and games to 18
+PUBLISHED = {
+    "dqn": (467_912, 827_369, 376),
+    "2-step": (252_429, 368_059, 199),
+    "double": (481_103, 917_752, 465),
+    "noisy": (326_141, 571_357, 292),
+    "prioritized": (357_703, 521_932, 258),
+    "dueling": (327_402, 455_240, 224),
+    "categorical": (635_531, 1_756_830, 809),
+    "rainbow": (612_807, 815_567, 511),
+}
+
+
+def setting(variant: str) -> dict[str, Any]:
+    """
+    :param variant: its switches
+    :return: arguments of RainbowDQN: those of the shipped Pong entry, and the published epsilon where nothing is noisy
+    """
+    switches = OFF | SWITCHES[variant]
+    epsilon = (0.01, 0.01) if switches["noisy"] else (1.0, 0.02)
+    return switches | {
+        "buffer_size": 100_000,
+        "learning_rate": 3e-4,
+        "learning_starts": 5_000,
+        "batch_size": 32,
+        "train_freq": 1,
+        "gradient_steps": 4,
+        "target_update_interval": 1_000,
+        "exploration_initial_eps": epsilon[0],
+        "exploration_final_eps": epsilon[1],
+        "policy_kwargs": {
+            "features_extractor_class": "sb3_rainbow.networks.DataEfficientConv",
+            "v_min": -3,
+            "v_max": 3,
+            "sigma_init": 0.1,
+            "optimizer_kwargs": {"eps": 1e-5, "fused": True},
+        },
+    }
+
+
+class Games(BaseCallback):
+    """
+    Writes a row for each game, stops at the last goal, and keeps checkpoints.
+
+    :param table: file of the rows
+    :param rows: those of an earlier part of the run
+    :param checkpoint: folder
+    """
+
+    def __init__(self, table: Path, rows: list[dict[str, Any]], checkpoint: Path) -> None:
+        super().__init__()
+        self.table, self.rows, self.checkpoint = table, rows, checkpoint
+        self.minutes_before = rows[-1]["minutes"] if rows else 0.0
+
+    def _on_training_start(self) -> None:
+        self.start = time.perf_counter()
+        self.next_checkpoint = self.num_timesteps + CHECKPOINT_STEPS
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.rows.append(self._row(info["episode"]["r"]))
+                write(self.table, self.rows)
+        if self.num_timesteps >= self.next_checkpoint:
+            self.next_checkpoint += CHECKPOINT_STEPS
+            self.checkpoint.mkdir(parents=True, exist_ok=True)
+            self.model.save(self.checkpoint / "model")
+            self.model.save_replay_buffer(self.checkpoint / "replay_buffer")  # type: ignore[attr-defined]
+        return not (len(self.rows) >= 100 and self.rows[-1]["mean_of_100"] >= GOALS[-1])
+
+    def _row(self, score: float) -> dict[str, Any]:
+        minutes = self.minutes_before + (time.perf_counter() - self.start) / 60
+        last = [row["return"] for row in self.rows[-99:]] + [score]
+        values = (self.num_timesteps, self.model._n_updates, round(minutes, 2), len(self.rows) + 1, score)
+        return dict(zip(FIELDS, (*values, round(float(np.mean(last)), 3)), strict=True))
+
+
+def write(table: Path, rows: list[dict[str, Any]]) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    beside = table.with_suffix(".part")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    beside.replace(table)
+
+
+def read(table: Path) -> list[dict[str, Any]]:
+    if not table.exists():  # no game has ended yet
+        return []
+    with table.open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def train(variant: str, seed: int, steps: int, checkpoints: Path) -> None:
+    """
+    :param variant: its name
+    :param seed: of everything
+    :param steps: env steps at most
+    :param checkpoints: folder of all runs' checkpoints
+    """
+    th.set_num_threads(1)
+    table, checkpoint = RESULTS / f"{variant}_{seed}.csv", checkpoints / f"{variant}_{seed}"
+    env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=seed)
+    if (checkpoint / "replay_buffer.pkl").exists():
+        model = RainbowDQN.load(checkpoint / "model", env, device="cpu")
+        model.load_replay_buffer(checkpoint / "replay_buffer")
+        rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
+    else:
+        # Epsilon falls over 100,000 env steps
+        fraction = min(100_000 / steps, 1)
+        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", exploration_fraction=fraction, **setting(variant))
+        rows = []
+    left = steps - model.num_timesteps
+    if left > 0 and not (len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]):
+        model.learn(left, Games(table, rows, checkpoint), reset_num_timesteps=False)
+
+
+def print_table() -> None:
+    """Print when each variant first reached each goal, from all runs there are."""
+    print(
+        "| variant | seeds | " + " | ".join(f"steps to {goal} | games | minutes" for goal in GOALS) + " | published |"
+    )
+    print("|" + "---|" * (3 + 3 * len(GOALS)))
+    for variant in SWITCHES:
+        runs = [read(table) for table in sorted(RESULTS.glob(f"{variant}_*.csv"))]
+        if not runs:
+            continue
+        cells = []
+        for goal in GOALS:
+            reached = [next((row for row in run[99:] if row["mean_of_100"] >= goal), None) for run in runs]
+            for name in ("env_steps", "episode", "minutes"):
+                cells.append(spread([row[name] for row in reached if row], len(runs)))
+        zero, solved, games = PUBLISHED.get(variant, ("-", "-", "-"))
+        print(f"| {variant} | {len(runs)} | {' | '.join(cells)} | {zero} to 0, {solved} to 18, {games} games |")
+
+
+def spread(values: list[float], n_runs: int) -> str:
+    """
+    :param values: of the runs that got there
+    :param n_runs: of all
+    :return: median and range
+    """
+    if not values:
+        return f"none of {n_runs}"
+    text = f"{np.median(values):,.0f}"
+    if len(values) > 1:
+        text += f" ({min(values):,.0f} to {max(values):,.0f})"
+    return text if len(values) == n_runs else f"{text}, {len(values)} of {n_runs}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", default=list(SWITCHES), choices=SWITCHES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
+    parser.add_argument("--table", action="store_true", help="print the table and run nothing")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        train(args.variants[0], args.seeds[0], args.steps, args.checkpoints)
+        return
+    if not args.table:
+        command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
+        command += ["--checkpoints", str(args.checkpoints)]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            runs = [
+                pool.submit(subprocess.run, [*command, "--variants", variant, "--seeds", str(seed)], check=True)
+                for seed in args.seeds
+                for variant in args.variants
+            ]
+        for run in runs:
+            run.result()
+    print_table()
+
+
+if __name__ == "__main__":
+    main()
