@@ -1,5 +1,6 @@
 """First floor: ALE's own vector environment, which plays and preprocesses in C++ threads, as an SB3 VecEnv."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +16,14 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from sb3_rainbow.arguments import number, switch, whole_number
+from sb3_rainbow.arguments import instance_of, number, switch, whole_number
 
 gym.register_envs(ale_py)
 
 # What AtariEnv can do and the vector environment cannot, or does by other arguments
 _ONLY = {"frameskip": (1,), "obs_type": (None, "rgb", "grayscale"), "mode": (None,), "difficulty": (None,)}
-_ONLY["continuous"] = (None, False)
+_ONLY |= {"continuous": (None, False), "max_episode_steps": (None,)}
+_LARGEST = 2**31 - 1  # of ALE's whole numbers
 
 
 class AleVecEnv(VecEnv):
@@ -60,24 +62,25 @@ class AleVecEnv(VecEnv):
         num_threads: int = 0,
         results_writer: ResultsWriter | None = None,
     ) -> None:
-        self.spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
-        settings = _settings_of(self.spec)
+        self.spec = _spec_of(env_id)
+        settings = self.spec.kwargs
         sticky = number("action_repeat_probability", action_repeat_probability, 0, 1)
-        size = whole_number("screen_size", screen_size, 1)
+        size = whole_number("screen_size", screen_size, 1, 4096)
+        frame_stack = whole_number("frame_stack", frame_stack, 1, 4096)
         self.clip_reward = switch("clip_reward", clip_reward)
         self._ale = AtariVectorEnv(
             settings["game"],
-            whole_number("n_envs", n_envs, 1),
-            num_threads=whole_number("num_threads", num_threads, 0),
+            whole_number("n_envs", n_envs, 1, 65_536),
+            num_threads=whole_number("num_threads", num_threads, 0, _LARGEST),
             max_num_frames_per_episode=settings.get("max_num_frames_per_episode") or 108_000,
             repeat_action_probability=sticky or settings.get("repeat_action_probability", 0.0),
             full_action_space=settings.get("full_action_space", False),
             autoreset_mode=AutoresetMode.SAME_STEP,
             img_height=size,
             img_width=size,
-            stack_num=whole_number("frame_stack", frame_stack, 1),
-            frameskip=whole_number("frame_skip", frame_skip, 1),
-            noop_max=whole_number("noop_max", noop_max, 0),
+            stack_num=frame_stack,
+            frameskip=whole_number("frame_skip", frame_skip, 1, _LARGEST),
+            noop_max=whole_number("noop_max", noop_max, 0, _LARGEST),
             # Not episodic_life, which would begin the whole game anew; clipped here, after the score is counted
             life_loss_info=switch("terminal_on_life_loss", terminal_on_life_loss),
             reward_clipping=False,
@@ -94,7 +97,9 @@ class AleVecEnv(VecEnv):
         super().__init__(self._ale.num_envs, self._ale.single_observation_space, self._ale.single_action_space)
         self._scores = np.zeros(self.num_envs)
         self._lives = self._starts = np.zeros(self.num_envs, dtype=np.int64)
+        self._starting_frames: np.ndarray | None = None  # some games are begun by actions, of which only ALE counts
         self._obs = np.zeros((self.num_envs, frame_stack, size, size), dtype=np.uint8)
+        self._is_stepping = False
 
     def reset(self) -> np.ndarray:
         """
@@ -102,6 +107,7 @@ class AleVecEnv(VecEnv):
 
         :return: (n_envs, frame_stack, screen_size, screen_size), frames before the game's first one are zero
         """
+        self._finish_step()
         # ALE takes 31 bits, and -1 for no seed
         seeds = np.array([-1 if seed is None else seed % 2**31 for seed in self._seeds])
         self._obs, info = self._ale.reset(seed=seeds)
@@ -109,12 +115,39 @@ class AleVecEnv(VecEnv):
         self._reset_options()
         self._scores[:] = 0
         self._lives, self._starts = info["lives"], _first_frames(info)
+        if self._starting_frames is None:
+            self._starting_frames = self._starts  # the emulator's first games
         return self._obs
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._ale.send(np.asarray(actions, dtype=np.int64).reshape(self.num_envs))
+        """
+        :param actions: (n_envs,) or (n_envs, 1) integers
+        :raises ValueError: on anything else, which would stop ALE's threads for good
+        """
+        actions = np.asarray(actions)
+        n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
+        is_integer = np.issubdtype(actions.dtype, np.integer) and actions.shape in (
+            (self.num_envs,),
+            (self.num_envs, 1),
+        )
+        if not (is_integer and 0 <= actions.min() <= actions.max() < n_actions):
+            raise ValueError(
+                f"actions={actions!r} must be {self.num_envs} integers of 0 to {n_actions - 1}, one for each game"
+            )
+        self._finish_step()
+        self._ale.send(actions.astype(np.int64).reshape(self.num_envs))
+        self._is_stepping = True
+
+    def _finish_step(self) -> None:
+        """Wait for a step that nobody has waited for, such as one that was interrupted."""
+        if self._is_stepping:
+            self._is_stepping = False  # first: an interruption comes when recv has returned
+            self._ale.recv()
 
     def step_wait(self) -> VecEnvStepReturn:
+        if not self._is_stepping:
+            raise RuntimeError("step_wait() has nothing to wait for: call step_async() first")
+        self._is_stepping = False
         self._obs, rewards, terminated, truncated, info = self._ale.recv()
         self._scores += rewards
         starts = _first_frames(info)
@@ -129,7 +162,8 @@ class AleVecEnv(VecEnv):
             # ALE's final observation is that of an earlier game where only a life was lost
             infos[env]["terminal_observation"] = info["final_obs"][env] if is_over[env] else self._obs[env]
         for env in np.flatnonzero(is_over).tolist():
-            infos[env]["episode"] = self._statistics(env, n_frames=int(starts[env] - self._starts[env]))
+            n_frames = starts[env] - self._starts[env] - self._starting_frames[env]  # type: ignore[index]
+            infos[env]["episode"] = self._statistics(env, int(n_frames))
         self._scores[is_over] = 0
         self._lives, self._starts = info["lives"], starts
         rewards = (np.sign(rewards) if self.clip_reward else rewards).astype(np.float32)
@@ -144,6 +178,7 @@ class AleVecEnv(VecEnv):
         return statistics
 
     def close(self) -> None:
+        self._finish_step()
         if self.results_writer is not None:
             self.results_writer.close()
         self._ale.close()
@@ -190,7 +225,9 @@ def make_ale_vec_env(
     :param monitor_dir: folder for ``0.monitor.csv``, the statistics of all games
     :param options: as for ``AleVecEnv``, such as ``terminal_on_life_loss=False``
     :return: the games
+    :raises ValueError: on another kind of environment, or an argument out of range
     """
+    instance_of("monitor_dir", monitor_dir, str | os.PathLike | None, "the path of a folder, or None")
     return _make(env_id, n_envs, seed, None if monitor_dir is None else str(Path(monitor_dir) / "0"), options)
 
 
@@ -198,15 +235,19 @@ def replace_by_ale(venv: VecEnv, **options: Any) -> AleVecEnv:
     """
     For hyperparameter files, as a ``vec_env_wrapper`` without ``env_wrapper`` and ``frame_stack``.
 
-    :param venv: unprocessed games, which are closed; name, number, seed and monitor files are taken over
+    :param venv: unprocessed games, which are closed; name, number and seed are taken over, and the monitor file of a
+        ``DummyVecEnv``; games in other processes do not tell theirs
     :param options: as for ``AleVecEnv``
     :return: the same games, played by ALE's vector environment
+    :raises ValueError: on what cannot be taken over
     """
-    monitor_file, monitors = None, venv.envs if isinstance(venv, DummyVecEnv) else []
-    for env in monitors[:1]:
-        if isinstance(env, Monitor) and env.results_writer is not None:
-            monitor_file = env.results_writer.file_handler.name
-    spec, n_envs, seed = venv.get_attr("spec")[0], venv.num_envs, venv._seeds[0]
+    monitor_file, games = None, venv.unwrapped
+    first = games.envs[0] if isinstance(games, DummyVecEnv) else None
+    if isinstance(first, Monitor) and first.results_writer is not None:
+        monitor_file = first.results_writer.file_handler.name
+        if first.info_keywords:
+            raise ValueError(f"info_keywords={first.info_keywords} of Monitor are not supported here: leave them out")
+    spec, n_envs, seed = games.get_attr("spec")[0], games.num_envs, games._seeds[0]
     venv.close()
     return _make(spec, n_envs, seed, monitor_file, options)
 
@@ -214,6 +255,7 @@ def replace_by_ale(venv: VecEnv, **options: Any) -> AleVecEnv:
 def _make(
     env_id: str | EnvSpec, n_envs: int, seed: int | None, monitor_file: str | None, options: dict[str, Any]
 ) -> AleVecEnv:
+    seed = None if seed is None else whole_number("seed", seed, 0)
     env = AleVecEnv(env_id, n_envs, **options)
     if monitor_file is not None:
         env.results_writer = ResultsWriter(monitor_file, {"t_start": env._t_start, "env_id": env.spec.id})
@@ -223,17 +265,21 @@ def _make(
     return env
 
 
-def _settings_of(spec: EnvSpec) -> dict[str, Any]:
-    settings = spec.kwargs
+def _spec_of(env_id: Any) -> EnvSpec:
+    try:
+        spec = env_id if isinstance(env_id, EnvSpec) else gym.spec(env_id)
+    except (gym.error.Error, AttributeError, TypeError) as error:
+        raise ValueError(f"env_id={env_id!r} is not known: write a name such as 'PongNoFrameskip-v4'") from error
     if "AtariEnv" not in str(spec.entry_point):
         raise ValueError(f"env_id={spec.id!r} is no Atari game: write the name of one, such as 'PongNoFrameskip-v4'")
+    settings = spec.kwargs | {"max_episode_steps": spec.max_episode_steps}
     for name, allowed in _ONLY.items():
         if settings.get(name) not in allowed and (name in settings or None not in allowed):
             raise ValueError(
                 f"env_id={spec.id!r} has {name}={settings.get(name)!r}, which is not supported here: write the name of "
                 "a game without frame skip, such as 'PongNoFrameskip-v4', and options of AleVecEnv"
             )
-    return settings
+    return spec
 
 
 def _first_frames(info: dict[str, np.ndarray]) -> np.ndarray:

@@ -20,7 +20,8 @@ _M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2**24  # below the chunks of replay, which 
 
 def keep_freed_memory() -> None:
     """
-    Have the allocator keep memory that is freed for the next gradient step, up to 256 MiB in this process.
+    Have the allocator keep memory that is freed for the next gradient step: up to 256 MiB at the end of each heap of
+    this process, and what lies below memory that is still held.
 
     Left alone, glibc gives it back to the system after each step and then has it mapped page by page again, which takes
     a sixth of a gradient step of small convolutions. Does nothing where malloc is not glibc's, or where one of its

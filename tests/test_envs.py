@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv, MaxAndSkipEnv, WarpFrame
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor, load_results
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecFrameStack
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.envs import AleVecEnv, make_ale_vec_env, replace_by_ale
@@ -211,7 +211,7 @@ def test_it_takes_the_place_of_other_envs(tmp_path):
 
     below = DummyVecEnv([make(index) for index in range(3)])
     below.seed(7)
-    env = replace_by_ale(below, terminal_on_life_loss=False)
+    env = replace_by_ale(VecCheckNan(below), terminal_on_life_loss=False)
     assert env.num_envs == 3
     same = make_ale_vec_env(BREAKOUT, 3, seed=7, terminal_on_life_loss=False)
     for (obs, _, _, _), (same_obs, _, _, _) in zip(play(env, 400), play(same, 400), strict=True):
@@ -226,6 +226,14 @@ def test_it_takes_the_place_of_other_envs(tmp_path):
         ("CartPole-v1", {}, "env_id='CartPole-v1' is no Atari game"),
         ("ALE/Pong-v5", {}, "frameskip=4.*PongNoFrameskip-v4"),
         (PONG, {"n_envs": 0}, "n_envs=0"),
+        (PONG, {"noop_max": 2**40}, "noop_max="),
+        (PONG, {"frame_skip": 2**31}, "frame_skip="),
+        (PONG, {"seed": -1}, "seed=-1"),
+        (PONG, {"seed": "a"}, "seed='a'"),
+        (PONG, {"monitor_dir": 5}, "monitor_dir=5"),
+        (None, {}, "env_id=None.*PongNoFrameskip-v4"),
+        (5, {}, "env_id=5.*PongNoFrameskip-v4"),
+        ("Nonsense-v0", {}, "env_id='Nonsense-v0'.*PongNoFrameskip-v4"),
         (PONG, {"noop_max": -1}, "noop_max=-1"),
         (PONG, {"frame_skip": 0}, "frame_skip=0"),
         (PONG, {"screen_size": 0}, "screen_size=0"),
@@ -241,15 +249,61 @@ def test_bad_arguments_are_named(env_id, options, message):
         make_ale_vec_env(env_id, **options)
 
 
-def test_other_games_cannot_be_chosen_by_mode():
+def test_what_cannot_be_taken_over_is_refused(tmp_path):
     spec = copy.deepcopy(gym.spec(PONG))
     spec.kwargs["mode"] = 1
     with pytest.raises(ValueError, match="mode=1"):
         AleVecEnv(spec)
+    with pytest.raises(ValueError, match="max_episode_steps=100"):
+        replace_by_ale(DummyVecEnv([lambda: gym.make(PONG, max_episode_steps=100)]))
+    with pytest.raises(ValueError, match=r"info_keywords=.*lives"):
+        replace_by_ale(DummyVecEnv([lambda: Monitor(gym.make(PONG), str(tmp_path / "0"), info_keywords=("lives",))]))
+
+
+@pytest.mark.parametrize("actions", [[6, 0], [-1, 0], [10**9, 0], [1.5, 0.0], [0], [0, 0, 0], [[0, 0]], 0])
+def test_wrong_actions_are_named(actions):
+    """ALE's threads would stop for good."""
+    env = make_ale_vec_env(PONG, 2, seed=0)
+    env.reset()
+    with pytest.raises(ValueError, match=r"actions=.*2 integers of 0 to 5"):
+        env.step(np.array(actions))
+    env.step(np.array([5, 0]))
+
+
+def test_a_step_that_nobody_waited_for_is_forgotten():
+    """As after an interruption."""
+    env, same = (make_ale_vec_env(PONG, 2) for _ in range(2))
+    env.reset()
+    with pytest.raises(RuntimeError, match="step_async"):
+        env.step_wait()
+    for _ in range(20):
+        env.step_async(np.array([2, 3]))
+        env.seed(4)
+        np.testing.assert_array_equal(env.reset(), [same.seed(4), same.reset()][1])
+        env.step_async(np.array([2, 3]))
+        for action in ([2, 3], [4, 5]):
+            ours = env.step(np.array(action))
+        same.step(np.array([2, 3]))
+        for action in ([2, 3], [4, 5]):
+            theirs = same.step(np.array(action))
+        np.testing.assert_array_equal(ours[0], theirs[0])
+    env.step_async(np.array([2, 3]))
+    env.close()
+
+
+@pytest.mark.parametrize("game", ["NameThisGame", "Berzerk"])
+def test_games_that_are_begun_by_actions_have_monitors_length(game):
+    """Their starting actions count for ALE's frame number and not for that of the episode."""
+    spec = copy.deepcopy(gym.spec(f"{game}NoFrameskip-v4"))
+    spec.kwargs["max_num_frames_per_episode"] = 400
+    env = AleVecEnv(spec, noop_max=0)
+    lengths = [info["episode"]["l"] for _, _, _, infos in play(env, 250) for info in infos or [] if "episode" in info]
+    fire = "FIRE" in env.env_method("get_action_meanings")[0]
+    assert lengths == [400 + fire] * 2
 
 
 def test_options_reach_the_emulator():
-    env = make_ale_vec_env(PONG, 1, frame_stack=2, screen_size=42)
+    env = make_ale_vec_env(PONG, 1, frame_stack=2.0, screen_size=42)
     assert env.observation_space == spaces.Box(0, 255, (2, 42, 42), np.uint8)
 
     def final_frames(**options):
