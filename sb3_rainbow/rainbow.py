@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_rainbow.arguments import (
@@ -327,18 +327,14 @@ class RainbowDQN(SavingDQN):
 
         reset_noise(self.q_net)
         reset_noise(self.q_net_target)
-        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
-            # First, because weights are made bfloat16 once in this block, and only here with a gradient
-            outputs = self.q_net.outputs(self.q_net.prepared(batch.observations), is_prepared=True)
-            with th.no_grad():
-                next_obs = self.q_net.prepared(batch.next_observations)
-                next_outputs = self.q_net_target.outputs(next_obs, is_prepared=True)
-                selecting = self.q_net.outputs(next_obs, is_prepared=True) if self.double_q else next_outputs
-        # What the head makes of them is not for 8 bits of precision
-        outputs, next_outputs, selecting = outputs.float(), next_outputs.float(), selecting.float()
-        next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
+        with th.no_grad():
+            next_obs = self.q_net.prepared(batch.next_observations)
+            next_outputs = self._outputs(self.q_net_target, next_obs)
+            selecting = self._outputs(self.q_net, next_obs) if self.double_q else next_outputs
+            next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
         target = head.target(next_outputs, next_actions, batch.rewards, (1 - batch.dones) * discounts)
 
+        outputs = self._outputs(self.q_net, self.q_net.prepared(batch.observations))
         losses, priorities = head.loss(outputs, batch.actions, target)  # (batch, 1) each
         loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
 
@@ -360,6 +356,12 @@ class RainbowDQN(SavingDQN):
             "grad_norm": grad_norm,
             **head.watch(target),
         }
+
+    def _outputs(self, network: RainbowNetwork, prepared: PyTorchObs) -> th.Tensor:
+        # A context for each pass: in one, weights that were made bfloat16 without a gradient would be used with one
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
+            outputs = network.outputs(prepared, is_prepared=True)
+        return outputs.float()  # what the head makes of them is not for 8 bits of precision
 
     def _update_buffer(self) -> None:
         """Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved."""

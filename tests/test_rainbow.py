@@ -231,9 +231,9 @@ def test_the_target_bootstraps_n_steps_on_unless_the_state_is_terminal(truncated
     seen = {}
 
     def watched(function, name):
-        def call(*args):
+        def call(*args, **kwargs):
             seen[name] = args
-            return function(*args)
+            return function(*args, **kwargs)
 
         return call
 
