@@ -15,10 +15,12 @@ import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.__main__ import _restore_generate_metadata, _to_ourselves, main
+from sb3_rainbow.envs import make_ale_vec_env
 from sb3_rainbow.networks import DataEfficientConv
 from sb3_rainbow.zoo import convert_rainbow_params, hyperparams_file, register, sample_rainbow_params
 
@@ -325,3 +327,9 @@ def test_ales_vector_environment_comes_from_a_hyperparameter_file(zoo):
     zoo(
         rl_zoo3.enjoy.enjoy, "--algo", "rainbow", "--env", "PongNoFrameskip-v4", "-f", "logs", "-n", "30", "--no-render"
     )
+
+
+def test_the_trained_agent_wins():
+    model = RainbowDQN.load(ROOT / "trained_agents/rainbow/PongNoFrameskip-v4_1/PongNoFrameskip-v4.zip", buffer_size=1)
+    score, _ = evaluate_policy(model, make_ale_vec_env("PongNoFrameskip-v4", 1, seed=0), n_eval_episodes=1)
+    assert score >= 15
