@@ -8,19 +8,15 @@ go to ``benchmarks/results/envs.csv``. The ratio is to ``VecFrameStack(make_atar
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from machine import describe_machine, versions
+from machine import write_table
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack
 
 from sb3_rainbow.envs import make_ale_vec_env
-
-RESULTS = Path(__file__).parent / "results" / "envs.csv"
 
 
 def sb3(game: str, n_envs: int) -> VecEnv:
@@ -81,10 +77,7 @@ def main() -> None:
             row = {"game": args.game, "n_envs": n_envs, "env": name, "min": round(low), "median": round(median)}
             table.append(row | {"max": round(high), "ratio": round(median / base, 2)})
             print(*table[-1].values(), flush=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*table[0], "machine", "versions"])
-        writer.writeheader()
-        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in table)
+    write_table("envs.csv", table)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ loop over atoms; it learns from RainbowDQN's buffer.
 """
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -21,14 +20,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from machine import describe_machine, versions
+from machine import write_table
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from torch import nn
@@ -36,7 +34,6 @@ from torch.nn import functional as F
 
 from sb3_rainbow import RainbowDQN
 
-RESULTS = Path(__file__).parent / "results" / "learner.csv"
 BATCH, ROWS, N_ACTIONS = 32, 2_000, 6
 OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
 SMALL = {"features_extractor_class": "sb3_rainbow.networks.DataEfficientConv"}
@@ -250,10 +247,7 @@ def main() -> None:
                 row | {"ms_median": round(median, 2), "ms_max": round(high, 2), "ratio": round(median / dqn, 2)}
             )
             print(*table[-1].values(), flush=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*table[0], "machine", "versions"])
-        writer.writeheader()
-        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in table)
+    write_table("learner.csv", table)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What a measurement was made on."""
+"""Tables of measurements, and what they were made on."""
 
+import csv
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 def describe_machine() -> str:
@@ -23,3 +25,16 @@ def versions() -> str:
     """
     packages = ("sb3_rainbow", "stable_baselines3", "torch", "gymnasium", "ale-py", "numpy")
     return " ".join([f"python={platform.python_version()}", *(f"{name}={version(name)}" for name in packages)])
+
+
+def write_table(name: str, rows: list[dict[str, Any]]) -> None:
+    """
+    :param name: of a CSV file in benchmarks/results
+    :param rows: its rows, by column; machine and versions are added to each
+    """
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "machine", "versions"])
+        writer.writeheader()
+        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in rows)

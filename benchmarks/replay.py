@@ -15,7 +15,6 @@ older rows are written over.
 """
 
 import argparse
-import csv
 import importlib.util
 import json
 import os
@@ -24,19 +23,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch as th
 from gymnasium import spaces
-from machine import describe_machine, versions
+from machine import write_table
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from sb3_rainbow import RainbowReplayBuffer, SumTree
 
-RESULTS = Path(__file__).parent / "results"
 BATCHES = (32, 256, 1024)
 ALPHA, BETA = 0.5, 0.4
 STACK = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -264,14 +261,6 @@ ADDING: dict[str, type[ReplayBuffer]] = {
 }
 
 
-def write(file_name: str, table: list[dict[str, Any]]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    with (RESULTS / file_name).open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*table[0], "machine", "versions"])
-        writer.writeheader()
-        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
@@ -284,7 +273,7 @@ def main() -> None:
         adding = [measure_adding(name, n_envs) for n_envs in args.adding for name in ADDING]
         for row in adding:
             print(*(round(value, 1) if isinstance(value, float) else value for value in row.values()))
-        write("replay_adding.csv", adding)
+        write_table("replay_adding.csv", adding)
         return
     if args.child:
         print(json.dumps(measure(args.child[0], int(args.child[1]), args.rounds)))
@@ -304,7 +293,7 @@ def main() -> None:
             for row in json.loads(done.stdout.splitlines()[-1]):
                 table.append(row)
                 print(*(f"{value:.1f}" if isinstance(value, float) else value for value in row.values()), flush=True)
-    write("replay.csv", table)
+    write_table("replay.csv", table)
 
 
 if __name__ == "__main__":
