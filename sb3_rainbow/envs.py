@@ -274,7 +274,7 @@ def _spec_of(env_id: Any) -> EnvSpec:
         raise ValueError(f"env_id={spec.id!r} is no Atari game: write the name of one, such as 'PongNoFrameskip-v4'")
     settings = spec.kwargs | {"max_episode_steps": spec.max_episode_steps}
     for name, allowed in _ONLY.items():
-        if settings.get(name) not in allowed and (name in settings or None not in allowed):
+        if settings.get(name) not in allowed:
             raise ValueError(
                 f"env_id={spec.id!r} has {name}={settings.get(name)!r}, which is not supported here: write the name of "
                 "a game without frame skip, such as 'PongNoFrameskip-v4', and options of AleVecEnv"
