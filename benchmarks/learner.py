@@ -169,9 +169,17 @@ def make(name: str, device: str) -> Callable[[], None]:
     rainbow: dict[str, dict[str, Any]] = {
         "RainbowDQN": {},
         "RainbowDQN, amp": {"amp": True},
+        "RainbowDQN, compile": {"compile": True},
+        "RainbowDQN, amp and compile": {"amp": True, "compile": True},
         "RainbowDQN, all switches off": {"n_steps": 1, **OFF},
         "RainbowDQN, data-efficient convolutions": {"policy_kwargs": SMALL},
         "RainbowDQN, data-efficient convolutions, amp": {"policy_kwargs": SMALL, "amp": True},
+        "RainbowDQN, data-efficient convolutions, compile": {"policy_kwargs": SMALL, "compile": True},
+        "RainbowDQN, data-efficient convolutions, amp and compile": {
+            "policy_kwargs": SMALL,
+            "amp": True,
+            "compile": True,
+        },
     }
     if name in rainbow:
         return training(RainbowDQN("CnnPolicy", **common, **rainbow[name]))
@@ -186,9 +194,13 @@ LEARNERS = (
     "plain Rainbow",
     "RainbowDQN",
     "RainbowDQN, amp",
+    "RainbowDQN, compile",
+    "RainbowDQN, amp and compile",
     "RainbowDQN, all switches off",
     "RainbowDQN, data-efficient convolutions",
     "RainbowDQN, data-efficient convolutions, amp",
+    "RainbowDQN, data-efficient convolutions, compile",
+    "RainbowDQN, data-efficient convolutions, amp and compile",
 )
 
 

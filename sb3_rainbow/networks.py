@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_rainbow.heads import Head
 
@@ -49,12 +50,16 @@ class ConvExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, channels * height * width)
         self.cnn = nn.Sequential(*modules, nn.Flatten())
 
-    def forward(self, observations: th.Tensor) -> th.Tensor:
+    def forward(self, observations: th.Tensor, scale: float | None = None) -> th.Tensor:
         """
         :param observations: (batch, channels, height, width)
+        :param scale: observations are to be multiplied by it; the first weights are instead, of which there are fewer
         :return: (batch, features_dim)
         """
-        return self.cnn(observations)
+        if scale is None:
+            return self.cnn(observations)
+        first = self.cnn[0]
+        return self.cnn[1:](F.conv2d(observations, first.weight * scale, first.bias, first.stride))
 
 
 class NatureConv(ConvExtractor):
@@ -108,6 +113,7 @@ class RainbowNetwork(QNetwork):
         )
         self.net_arch, self.activation_fn, self.features_dim = net_arch, activation_fn, features_dim
         self.head, self.dueling, self.linear = head, dueling, linear
+        self.image_scale = 1 / 255 if normalize_images and is_image_space(observation_space) else None
         n_actions = int(action_space.n)
         # One stream has the name and the order of SB3's layers: with all switches off the weights are interchangeable
         self.q_net = self._stream(n_actions * head.size)
@@ -122,17 +128,19 @@ class RainbowNetwork(QNetwork):
             n_inputs = width
         return nn.Sequential(*layers, self.linear(n_inputs, n_outputs))
 
-    def prepared(self, obs: PyTorchObs) -> PyTorchObs:
+    def prepared(self, obs: PyTorchObs, image_dtype: th.dtype = th.float32) -> PyTorchObs:
         """
         What several networks learn from, made once: floats, in the order in memory that is the fastest to learn from.
 
         :param obs: (batch, *obs_shape), or a dict of such tensors
-        :return: the same numbers, images scaled, for ``outputs(..., is_prepared=True)``
+        :param image_dtype: of images for our own convolutions; bytes are exact in bfloat16, as these are not yet scaled
+        :return: for ``outputs(..., is_prepared=True)``
         """
-        if isinstance(self.features_extractor, ConvExtractor):
-            # Channels last. Bytes are moved, not floats, and by channel, which costs half of what contiguous() does
-            obs = th.stack(obs.unbind(1), dim=-1).permute(0, 3, 1, 2)  # type: ignore[union-attr]
-        return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        if not isinstance(self.features_extractor, ConvExtractor):
+            return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        # Channels last. Bytes are moved, not floats, and by channel, which costs half of what contiguous() does
+        obs = th.stack(obs.unbind(1), dim=-1).permute(0, 3, 1, 2)  # type: ignore[union-attr]
+        return obs.to(image_dtype)
 
     def outputs(self, obs: PyTorchObs, is_prepared: bool = False) -> th.Tensor:
         """
@@ -142,7 +150,10 @@ class RainbowNetwork(QNetwork):
         """
         if not is_prepared:
             obs = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        features = self.features_extractor(obs)
+        if is_prepared and isinstance(self.features_extractor, ConvExtractor):
+            features = self.features_extractor(obs, self.image_scale)
+        else:
+            features = self.features_extractor(obs)
         outputs = self.q_net(features).unflatten(1, (-1, self.head.size))
         if self.dueling is None:
             return outputs

@@ -88,6 +88,8 @@ class RainbowDQN(SavingDQN):
     :param prioritized_replay_eps: added to every priority, above 0
     :param amp: networks compute gradient steps in bfloat16 (``torch.autocast``), which is faster where the processor or
         the GPU has it; weights, losses and priorities stay float32
+    :param compile: the networks and the loss are compiled (``torch.compile``) in the first gradient step, which takes
+        about half a minute and needs a C++ compiler; later ones are faster, and equal but for rounding
     :raises ValueError: on an argument out of range, a policy or an action space that does not fit
     """
 
@@ -138,6 +140,7 @@ class RainbowDQN(SavingDQN):
         prioritized_replay_beta_fraction: float = 1.0,
         prioritized_replay_eps: float = 1e-6,
         amp: bool = False,
+        compile: bool = False,
         _init_setup_model: bool = True,
     ) -> None:
         self.double_q = switch("double_q", double_q)
@@ -158,6 +161,7 @@ class RainbowDQN(SavingDQN):
             hint="a transition of priority 0 would never be drawn again",
         )
         self.amp = switch("amp", amp)
+        self.compile = switch("compile", compile)
         self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
         number("learning_rate", learning_rate(1.0) if callable(learning_rate) else learning_rate, 0)
         instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
@@ -266,7 +270,7 @@ class RainbowDQN(SavingDQN):
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
-        for name in ("double_q", "prioritized_replay", "amp", *self._network_switches()):
+        for name in ("double_q", "prioritized_replay", "amp", "compile", *self._network_switches()):
             switch(name, getattr(self, name))  # load(path, noisy=...) sets them unseen
         taken = _constructor_arguments(self.replay_buffer_class)
         buffer_kwargs = {name: value for name, value in self._buffer_arguments().items() if name in taken}
@@ -289,6 +293,7 @@ class RainbowDQN(SavingDQN):
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
         if self.device.type == "cpu":
             keep_freed_memory()
+        self._loss_function: Any = th.compile(self._loss) if self.compile else self._loss
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -319,43 +324,72 @@ class RainbowDQN(SavingDQN):
         :param batch: a sample of our replay buffer, or of another class: those have no weights, and maybe no discounts
         :return: what is logged of this step, by name
         """
-        head = self.q_net.head
-        weights = getattr(batch, "weights", None)
-        discounts = getattr(batch, "discounts", None)
-        discounts = self.gamma if discounts is None else discounts
         self._require_finite(rewards=batch.rewards)
-
         reset_noise(self.q_net)
         reset_noise(self.q_net_target)
-        with th.no_grad():
-            next_obs = self.q_net.prepared(batch.next_observations)
-            next_outputs = self._outputs(self.q_net_target, next_obs)
-            selecting = self._outputs(self.q_net, next_obs) if self.double_q else next_outputs
-            next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
-        target = head.target(next_outputs, next_actions, batch.rewards, (1 - batch.dones) * discounts)
-
-        outputs = self._outputs(self.q_net, self.q_net.prepared(batch.observations))
-        losses, priorities = head.loss(outputs, batch.actions, target)  # (batch, 1) each
-        loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
-
+        loss, priorities, log = self._loss_function(
+            batch.observations,
+            batch.actions,
+            batch.next_observations,
+            batch.rewards,
+            (1 - batch.dones) * (self.gamma if getattr(batch, "discounts", None) is None else batch.discounts),
+            getattr(batch, "weights", None),
+        )
         self.policy.optimizer.zero_grad()
         loss.backward()
-        grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        grad_norm = self._clip_gradient()
         self._require_finite(loss=loss, gradient_norm=grad_norm)
         self.policy.optimizer.step()
         buffer: Any = self.replay_buffer
         if self.prioritized_replay and hasattr(buffer, "update_priorities"):
             new_priorities = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
             buffer.update_priorities(batch.indices, new_priorities)
+        return {"loss": loss, "grad_norm": grad_norm, **log}
 
-        q_values = head.q_values(outputs.detach()).gather(1, batch.actions.long())
-        return {
-            "loss": loss,
-            "q_mean": q_values.mean(),
-            head.priority_name: priorities.mean(),
-            "grad_norm": grad_norm,
-            **head.watch(target),
-        }
+    def _loss(
+        self,
+        obs: PyTorchObs,
+        actions: th.Tensor,
+        next_obs: PyTorchObs,
+        returns: th.Tensor,
+        discounts: th.Tensor,
+        weights: th.Tensor | None,
+    ) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """
+        What ``compile`` compiles: tensors in, tensors out, nothing drawn and nothing changed.
+
+        :param obs: (batch, *obs_shape), or a dict of such tensors
+        :param actions: (batch, 1)
+        :param next_obs: as ``obs``, after the window
+        :param returns: (batch, 1), of the window, reward units
+        :param discounts: (batch, 1), of the bootstrap, 0 at a true terminal
+        :param weights: of importance, one for each row; None: all 1
+        :return: loss, priorities (batch, 1) without a gradient, and what is logged, by name
+        """
+        head, image_dtype = self.q_net.head, th.bfloat16 if self.amp else th.float32
+        with th.no_grad():
+            prepared = self.q_net.prepared(next_obs, image_dtype)
+            next_outputs = self._outputs(self.q_net_target, prepared)
+            selecting = self._outputs(self.q_net, prepared) if self.double_q else next_outputs
+            next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
+        target = head.target(next_outputs, next_actions, returns, discounts)
+
+        outputs = self._outputs(self.q_net, self.q_net.prepared(obs, image_dtype))
+        losses, priorities = head.loss(outputs, actions, target)  # (batch, 1) each
+        loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
+        q_values = head.q_values(outputs.detach()).gather(1, actions.long())
+        log = {"q_mean": q_values.mean(), head.priority_name: priorities.mean(), **head.watch(target)}
+        return loss, priorities, log
+
+    def _clip_gradient(self) -> th.Tensor:
+        """
+        :return: norm of the gradient, before it was scaled down to ``max_grad_norm``
+        """
+        flat = [weight.grad.reshape(-1) for weight in self.policy.parameters() if weight.grad is not None]
+        norm = th.stack([gradient.dot(gradient) for gradient in flat]).sum().sqrt()
+        if norm < 0.999 * self.max_grad_norm:  # most steps: clip_grad_norm_ would take thrice as long to multiply by 1
+            return norm
+        return th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
 
     def _outputs(self, network: RainbowNetwork, prepared: PyTorchObs) -> th.Tensor:
         # A context for each pass: in one, weights that were made bfloat16 without a gradient would be used with one
@@ -376,8 +410,9 @@ class RainbowDQN(SavingDQN):
     def _require_finite(self, **values: Any) -> None:
         for name, value in values.items():
             tensor = th.as_tensor(value)
-            bad = tensor[~th.isfinite(tensor)]
-            if len(bad):
+            finite = th.isfinite(tensor)
+            if not finite.all():
+                bad = tensor[~finite]
                 raise ValueError(
                     f"{name}={bad[0].item()} is not finite, at env step {self.num_timesteps}; it has changed no weight "
                     "and no priority. Look for huge rewards and observations, also in the statistics of VecNormalize, "
@@ -479,7 +514,7 @@ class RainbowDQN(SavingDQN):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_training_log", "_support_watch"]
+        return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch"]
 
 
 def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:
