@@ -58,7 +58,7 @@ class ConvExtractor(BaseFeaturesExtractor):
         """
         if scale is None:
             return self.cnn(observations)
-        first = self.cnn[0]
+        first: Any = self.cnn[0]
         return self.cnn[1:](F.conv2d(observations, first.weight * scale, first.bias, first.stride))
 
 

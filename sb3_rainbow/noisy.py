@@ -75,13 +75,13 @@ class NoisyLinear(nn.Module):
         :param inputs: (batch, in_features); where the noise has a sample for each row, their number is the batch size
         :return: (batch, out_features)
         """
-        if th.compiler.is_compiling() and self.factorised and self._noise_out is not None and len(self._noise_out) == 1:
+        if self._noise_out is None:
+            return F.linear(inputs, self.weight_mu, self.bias_mu)
+        if self._noise_in is not None and len(self._noise_out) == 1 and self.factorised and th.compiler.is_compiling():
             # Made in one pass over the weights there: cheaper than a second product
             weight = self.weight_mu + self.weight_sigma * self._noise_out.T * self._noise_in
             return F.linear(inputs, weight, self.bias_mu + self.bias_sigma * self._noise_out.squeeze(0))
         outputs = F.linear(inputs, self.weight_mu, self.bias_mu)
-        if self._noise_out is None:
-            return outputs
         if self._noise_in is None:
             variances = F.linear(inputs**2, self.weight_sigma**2, self.bias_sigma**2)
             return outputs + self._noise_out * variances.sqrt()

@@ -3,6 +3,7 @@
 import inspect
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_rainbow.arguments import (
@@ -32,6 +33,7 @@ from sb3_rainbow.files import Path
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import noisy_layers, reset_noise
+from sb3_rainbow.overlap import BusyWhileStepping
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
@@ -90,6 +92,9 @@ class RainbowDQN(SavingDQN):
         the GPU has it; weights, losses and priorities stay float32
     :param compile: the networks and the loss are compiled (``torch.compile``) in the first gradient step, which takes
         about half a minute and needs a C++ compiler; later ones are faster, and equal but for rounding
+    :param overlap: gradient steps are made while the envs are in the first step of the next rollout, whose actions
+        are chosen before: it saves time where envs step in processes or threads of their own (``SubprocVecEnv``,
+        ``make_ale_vec_env``), and the same seed still gives the same weights
     :raises ValueError: on an argument out of range, a policy or an action space that does not fit
     """
 
@@ -141,6 +146,7 @@ class RainbowDQN(SavingDQN):
         prioritized_replay_eps: float = 1e-6,
         amp: bool = False,
         compile: bool = False,
+        overlap: bool = False,
         _init_setup_model: bool = True,
     ) -> None:
         self.double_q = switch("double_q", double_q)
@@ -162,6 +168,7 @@ class RainbowDQN(SavingDQN):
         )
         self.amp = switch("amp", amp)
         self.compile = switch("compile", compile)
+        self.overlap = switch("overlap", overlap)
         self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
         number("learning_rate", learning_rate(1.0) if callable(learning_rate) else learning_rate, 0)
         instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
@@ -270,7 +277,7 @@ class RainbowDQN(SavingDQN):
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
-        for name in ("double_q", "prioritized_replay", "amp", "compile", *self._network_switches()):
+        for name in ("double_q", "prioritized_replay", "amp", "compile", "overlap", *self._network_switches()):
             switch(name, getattr(self, name))  # load(path, noisy=...) sets them unseen
         taken = _constructor_arguments(self.replay_buffer_class)
         buffer_kwargs = {name: value for name, value in self._buffer_arguments().items() if name in taken}
@@ -293,7 +300,9 @@ class RainbowDQN(SavingDQN):
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._loss_function: Any = th.compile(self._loss) if self.compile else self._loss
+        self._loss_function = self._compiled_loss() if self.compile else self._loss
+        self._busy_env: BusyWhileStepping | None = None
+        self._owed: list[tuple[int, int]] | None = None  # gradient steps and their batch size, while learn() overlaps
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -306,6 +315,9 @@ class RainbowDQN(SavingDQN):
         :param batch_size: transitions in each
         :raises ValueError: when a loss or a gradient is not finite; weights and priorities are as before it then
         """
+        if self._owed is not None:
+            self._owed.append((gradient_steps, batch_size))
+            return
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self._require_finite(learning_rate=self.lr_schedule(self._current_progress_remaining))
@@ -327,13 +339,11 @@ class RainbowDQN(SavingDQN):
         self._require_finite(rewards=batch.rewards)
         reset_noise(self.q_net)
         reset_noise(self.q_net_target)
+        discounts = self.gamma if getattr(batch, "discounts", None) is None else batch.discounts
+        weights = getattr(batch, "weights", None)
+        observations = batch.observations, batch.actions, batch.next_observations
         loss, priorities, log = self._loss_function(
-            batch.observations,
-            batch.actions,
-            batch.next_observations,
-            batch.rewards,
-            (1 - batch.dones) * (self.gamma if getattr(batch, "discounts", None) is None else batch.discounts),
-            getattr(batch, "weights", None),
+            *observations, batch.rewards, (1 - batch.dones) * discounts, weights
         )
         self.policy.optimizer.zero_grad()
         loss.backward()
@@ -380,6 +390,20 @@ class RainbowDQN(SavingDQN):
         q_values = head.q_values(outputs.detach()).gather(1, actions.long())
         log = {"q_mean": q_values.mean(), head.priority_name: priorities.mean(), **head.watch(target)}
         return loss, priorities, log
+
+    def _compiled_loss(self) -> Callable:
+        compiled = th.compile(self._loss)
+
+        def loss(*args: Any) -> Any:
+            try:
+                return compiled(*args)
+            except th._dynamo.exc.BackendCompilerFailed as error:
+                raise ValueError(
+                    f"compile=True does not work on this machine: {error.inner_exception}. Install a C++ compiler, "
+                    "such as g++, and the headers of Python, or leave compile out"
+                ) from error
+
+        return loss
 
     def _clip_gradient(self) -> th.Tensor:
         """
@@ -498,7 +522,29 @@ class RainbowDQN(SavingDQN):
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._owed = [] if self.overlap else None
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            self._make_owed_gradient_steps()
+        finally:
+            self._owed = None
+        return self
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's; where gradient steps are owed they are made during the first step."""
+        if self.overlap:
+            if self._busy_env is None or self._busy_env.venv is not env:
+                self._busy_env = BusyWhileStepping(env, self._make_owed_gradient_steps)
+            env = self._busy_env
+        return super().collect_rollouts(env, *args, **kwargs)
+
+    def _make_owed_gradient_steps(self) -> None:
+        owed, self._owed = self._owed, None
+        if owed:
+            for gradient_steps, batch_size in owed:
+                self.train(gradient_steps, batch_size)
+            self.policy.set_training_mode(False)  # the rollout goes on
+        self._owed = None if owed is None else []
 
     def _setup_learn(
         self,
@@ -514,7 +560,14 @@ class RainbowDQN(SavingDQN):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch"]
+        return [
+            *super()._excluded_save_params(),
+            "_loss_function",
+            "_busy_env",
+            "_owed",
+            "_training_log",
+            "_support_watch",
+        ]
 
 
 def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:

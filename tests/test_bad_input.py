@@ -1,5 +1,9 @@
 """Every argument outside its range: a ValueError that names the argument and the value."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -54,6 +58,8 @@ BAD_ARGUMENTS = [
     ("prioritized_replay_beta_fraction", 1.1),
     ("prioritized_replay_eps", 0),
     ("amp", "bfloat16"),
+    ("compile", "reduce-overhead"),
+    ("overlap", 2),
     ("optimize_memory_usage", True),
     ("policy", "LstmPolicy"),
     ("policy", DQNMlpPolicy),
@@ -320,3 +326,16 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_no_priority(distributio
         model.train(1, batch_size=8)
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), weights)
     np.testing.assert_array_equal(model.replay_buffer.sampler.tree[np.arange(100)], priorities)
+
+
+def test_compile_says_that_it_needs_a_compiler(tmp_path):
+    """In a process of its own: torch looks for compilers once, and keeps what it has compiled."""
+    script = (
+        "from sb3_rainbow import RainbowDQN\n"
+        "RainbowDQN('MlpPolicy', 'CartPole-v1', compile=True, learning_starts=40, buffer_size=100).learn(60)"
+    )
+    environment = os.environ | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 1
+    assert "ValueError: compile=True does not work on this machine: " in run.stderr
+    assert "or leave compile out" in run.stderr

@@ -320,6 +320,92 @@ def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
     assert RainbowDQN.load(tmp_path / "amp").amp is True
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"amp": True, "noise": "independent"},
+        {"dueling": False, "noisy": False, "distributional": False, "double_q": False, "prioritized_replay": False},
+    ],
+)
+def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs, tmp_path):
+    """Another batch size too, which is compiled anew."""
+    noise = {"noise": kwargs.pop("noise")} if "noise" in kwargs else {}
+    models = []
+    for compiled in (False, True):
+        model = make(compile=compiled, learning_starts=10**6, learning_rate=1.0, **kwargs, policy_kwargs={
+            "net_arch": [16], "optimizer_class": th.optim.SGD, **noise})  # fmt: skip
+        with pytest.warns(UserWarning, match="before learning starts"):
+            model.learn(100)
+        np.random.seed(1)
+        th.manual_seed(1)
+        before = model.policy.parameters_to_vector()
+        model.train(1, batch_size=64)
+        model.train(1, batch_size=32)
+        models.append((model, model.policy.parameters_to_vector() - before))
+    (_, step), (model, compiled_step) = models
+    assert np.linalg.norm(compiled_step - step) < (0.05 if "amp" in kwargs else 1e-4) * np.linalg.norm(step)
+    model.save(tmp_path / "compiled")
+    loaded = RainbowDQN.load(tmp_path / "compiled", gym.make("CartPole-v1"), learning_starts=50)
+    assert loaded.compile is True
+    loaded.learn(60)
+    assert loaded._n_updates == 2 + 3
+
+
+def train_while_stepping(model, env, total_timesteps):
+    """What overlap=True does, step by step."""
+    model._setup_learn(total_timesteps)
+    owed = 0
+    while model.num_timesteps < total_timesteps:
+        model.policy.set_training_mode(False)
+        for _ in range(model.train_freq.frequency):
+            actions, buffer_actions = model._sample_action(model.learning_starts, n_envs=env.num_envs)
+            env.step_async(actions)
+            model.train(owed, model.batch_size)
+            owed = 0
+            new_obs, rewards, dones, infos = env.step_wait()
+            model.num_timesteps += env.num_envs
+            model._store_transition(model.replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
+            model._update_current_progress_remaining(model.num_timesteps, total_timesteps)
+            model._on_step()
+        if model.num_timesteps > model.learning_starts:
+            owed = model.gradient_steps
+    model.train(owed, model.batch_size)
+
+
+def test_overlap_learns_while_envs_step():
+    kwargs = {"train_freq": 3, "gradient_steps": 2, "target_update_interval": 8}
+    model = make(corridors(2), overlap=True, **kwargs).learn(240)
+    env = corridors(2)
+    expected = make(env, **kwargs)
+    train_while_stepping(expected, env, 240)
+    assert model._n_updates == expected._n_updates == 2 * (40 - 8)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), expected.policy.parameters_to_vector())
+    target, expected_target = (list(learner.q_net_target.parameters()) for learner in (model, expected))
+    assert all(th.equal(left, right) for left, right in zip(target, expected_target, strict=True))
+    model.train(1, 16)  # outside of learn() nothing is put off
+    assert model._n_updates == expected._n_updates + 1
+
+
+def test_overlap_owes_nothing_after_an_error(tmp_path):
+    model = make(corridors(2), overlap=True)
+
+    def stop(callback):
+        if callback.num_timesteps == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(240, Record(stop))
+    updates = model._n_updates
+    model.train(1, 16)
+    assert model._n_updates == updates + 1
+    model.save(tmp_path / "overlap")
+    loaded = RainbowDQN.load(tmp_path / "overlap", corridors(2))
+    assert loaded.overlap is True
+    loaded.learn(60)
+    assert loaded._n_updates > model._n_updates
+
+
 def test_online_and_target_network_get_fresh_noise_in_every_gradient_step():
     """Also within one call of train()."""
     model = make().learn(60)
