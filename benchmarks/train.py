@@ -2,7 +2,7 @@
 Env steps per second of ``learn()`` on Pong, acting, playing, storing and learning: RainbowDQN, DQN and QR-DQN.
 
     python benchmarks/train.py --n-envs 1 8
-    python benchmarks/train.py --n-envs 1 2 4 8 16 32 64 --learners "RainbowDQN" "RainbowDQN, ALE" "RainbowDQN, ALE, overlap"
+    python benchmarks/train.py --n-envs 2 4 16 32 64 --learners "RainbowDQN, ALE" "RainbowDQN, ALE, overlap"
 
 All make one gradient step of a batch of 32, with the Nature convolutions, for every four env steps, on all threads.
 They learn in turn, in rounds, each in a process of its own; minimum, median and maximum of the rounds go to

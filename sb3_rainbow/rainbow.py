@@ -377,14 +377,19 @@ class RainbowDQN(SavingDQN):
         :return: loss, priorities (batch, 1) without a gradient, and what is logged, by name
         """
         head, image_dtype = self.q_net.head, th.bfloat16 if self.amp else th.float32
-        with th.no_grad():
-            prepared = self.q_net.prepared(next_obs, image_dtype)
-            next_outputs = self._outputs(self.q_net_target, prepared)
-            selecting = self._outputs(self.q_net, prepared) if self.double_q else next_outputs
-            next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
+            with th.no_grad():
+                next_prepared = self.q_net.prepared(next_obs, image_dtype)
+                next_outputs = self.q_net_target.outputs(next_prepared, is_prepared=True).float()
+            outputs = self.q_net.outputs(self.q_net.prepared(obs, image_dtype), is_prepared=True).float()
+            selecting = next_outputs
+            if self.double_q:
+                # After the pass with a gradient: its weights in bfloat16 are used again here, but not the other way
+                with th.no_grad():
+                    selecting = self.q_net.outputs(next_prepared, is_prepared=True).float()
+        # What the heads make of the outputs is not for 8 bits of precision
+        next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
         target = head.target(next_outputs, next_actions, returns, discounts)
-
-        outputs = self._outputs(self.q_net, self.q_net.prepared(obs, image_dtype))
         losses, priorities = head.loss(outputs, actions, target)  # (batch, 1) each
         loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
         q_values = head.q_values(outputs.detach()).gather(1, actions.long())
@@ -414,12 +419,6 @@ class RainbowDQN(SavingDQN):
         if norm < 0.999 * self.max_grad_norm:  # most steps: clip_grad_norm_ would take thrice as long to multiply by 1
             return norm
         return th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-
-    def _outputs(self, network: RainbowNetwork, prepared: PyTorchObs) -> th.Tensor:
-        # A context for each pass: in one, weights that were made bfloat16 without a gradient would be used with one
-        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
-            outputs = network.outputs(prepared, is_prepared=True)
-        return outputs.float()  # what the head makes of them is not for 8 bits of precision
 
     def _update_buffer(self) -> None:
         """Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved."""

@@ -413,7 +413,7 @@ def test_online_and_target_network_get_fresh_noise_in_every_gradient_step():
     for network in (model.q_net, model.q_net_target):
         noisy_layers(network)[0].register_forward_hook(lambda layer, *_: seen.append(layer._noise_out[0, 0].item()))
     model.train(3, batch_size=16)
-    # In each step: the target network, the online network to select actions, and again for the loss
+    # In each step: the target network, the online network for the loss, and again to select actions
     assert len(seen) == 9
     assert len(set(seen)) == 6
     assert all(seen[i + 1] == seen[i + 2] for i in (0, 3, 6))
