@@ -2,12 +2,15 @@
 How soon DQN, each of Rainbow's extensions alone, and all of them together solve Pong, with one setting for all.
 
     python benchmarks/pong.py --variants dqn rainbow --seeds 0 1 2 --jobs 2
+    python benchmarks/pong.py --evaluate --variants rainbow --seeds 0
     python benchmarks/pong.py --table
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``benchmarks/results/pong/VARIANT_SEED.csv``. It may be stopped at any time: the same command goes on from
 the last checkpoint, of which there is one every 50,000 env steps in ``--checkpoints``. The table says when each variant
-first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below).
+first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
+``benchmarks/results/pong/variants.png`` is drawn. ``--evaluate`` plays 20 games with what each run knew after every
+10,000 env steps.
 """
 
 import argparse
@@ -19,9 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.envs import make_ale_vec_env
@@ -29,7 +34,8 @@ from sb3_rainbow.envs import make_ale_vec_env
 RESULTS = Path(__file__).parent / "results" / "pong"
 FIELDS = ("env_steps", "gradient_steps", "minutes", "episode", "return", "mean_of_100")
 GOALS = (0, 10, 17, 18)
-CHECKPOINT_STEPS = 50_000
+CHECKPOINT_STEPS, EVALUATION_STEPS = 50_000, 10_000
+EVALUATION_GAMES = 20
 OFF = {"n_steps": 1, "double_q": False, "dueling": False, "noisy": False, "distributional": False}
 OFF["prioritized_replay"] = False
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -101,15 +107,18 @@ class Games(BaseCallback):
     def _on_training_start(self) -> None:
         self.start = time.perf_counter()
         self.next_checkpoint = self.num_timesteps + CHECKPOINT_STEPS
+        self.next_weights = self.num_timesteps + EVALUATION_STEPS
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "episode" in info:
                 self.rows.append(self._row(info["episode"]["r"]))
                 write(self.table, self.rows)
+        if self.num_timesteps >= self.next_weights:
+            self.next_weights += EVALUATION_STEPS
+            self.model.save(self.checkpoint / f"weights_{self.num_timesteps}", play_only=True)  # type: ignore[call-arg]
         if self.num_timesteps >= self.next_checkpoint:
             self.next_checkpoint += CHECKPOINT_STEPS
-            self.checkpoint.mkdir(parents=True, exist_ok=True)
             self.model.save(self.checkpoint / "model")
             self.model.save_replay_buffer(self.checkpoint / "replay_buffer")  # type: ignore[attr-defined]
         return not (len(self.rows) >= 100 and self.rows[-1]["mean_of_100"] >= GOALS[-1])
@@ -125,7 +134,7 @@ def write(table: Path, rows: list[dict[str, Any]]) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
     beside = table.with_suffix(".part")
     with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     beside.replace(table)
@@ -162,6 +171,24 @@ def train(variant: str, seed: int, steps: int, checkpoints: Path) -> None:
         model.learn(left, Games(table, rows, checkpoint), reset_num_timesteps=False)
 
 
+def evaluate(checkpoint: Path) -> None:
+    """
+    Play with each of the weights that a run has left, mean weights, no-op starts, and write the mean of its games.
+
+    :param checkpoint: folder of the run
+    """
+    env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=1000)
+    rows = []
+    for file in sorted(checkpoint.glob("weights_*.zip"), key=lambda file: int(file.stem.split("_")[1])):
+        model = RainbowDQN.load(file, device="cpu", buffer_size=1)
+        games, _ = evaluate_policy(model, env, EVALUATION_GAMES, deterministic=True, return_episode_rewards=True)
+        row = {"env_steps": int(file.stem.split("_")[1]), "games": EVALUATION_GAMES, "mean": float(np.mean(games))}
+        rows.append(row | {"min": float(np.min(games)), "max": float(np.max(games))})
+        print(checkpoint.name, *rows[-1].values(), flush=True)
+    if rows:
+        write(RESULTS / "evaluations" / f"{checkpoint.name}.csv", rows)
+
+
 def print_table() -> None:
     """Print when each variant first reached each goal, from all runs there are."""
     print(
@@ -179,6 +206,25 @@ def print_table() -> None:
                 cells.append(spread([row[name] for row in reached if row], len(runs)))
         zero, solved, games = PUBLISHED.get(variant, ("-", "-", "-"))
         print(f"| {variant} | {len(runs)} | {' | '.join(cells)} | {zero} to 0, {solved} to 18, {games} games |")
+
+
+def draw_curves() -> None:
+    """Draw the mean of 100 games of each run, variants in colours."""
+    figure, axes = plt.subplots(figsize=(9, 5))
+    for number, variant in enumerate(SWITCHES):
+        for run, table in enumerate(sorted(RESULTS.glob(f"{variant}_*.csv"))):
+            rows = read(table)
+            steps, means = [row["env_steps"] for row in rows], [row["mean_of_100"] for row in rows]
+            axes.plot(steps, means, color=f"C{number}", label=None if run else variant)
+    axes.axhline(GOALS[-1], color="gray", linewidth=0.8)
+    axes.set(
+        xlabel="env steps", ylabel="mean return of the last 100 games", title="PongNoFrameskip-v4, each seed a line"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "variants.png", dpi=110)
+    plt.close(figure)
 
 
 def spread(values: list[float], n_runs: int) -> str:
@@ -203,10 +249,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
+    parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         train(args.variants[0], args.seeds[0], args.steps, args.checkpoints)
+        return
+    if args.evaluate:
+        for variant in args.variants:
+            for seed in args.seeds:
+                evaluate(args.checkpoints / f"{variant}_{seed}")
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
@@ -220,6 +272,7 @@ def main() -> None:
         for run in runs:
             run.result()
     print_table()
+    draw_curves()
 
 
 if __name__ == "__main__":
