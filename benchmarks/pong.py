@@ -71,6 +71,7 @@ def setting(variant: str) -> dict[str, Any]:
     switches = OFF | SWITCHES[variant]
     epsilon = (0.01, 0.01) if switches["noisy"] else (1.0, 0.02)
     return switches | {
+        "compile": True,
         "buffer_size": 100_000,
         "learning_rate": 3e-4,
         "learning_starts": 5_000,
