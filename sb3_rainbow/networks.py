@@ -10,7 +10,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_rainbow.heads import Head
 
@@ -50,16 +49,32 @@ class ConvExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, channels * height * width)
         self.cnn = nn.Sequential(*modules, nn.Flatten())
 
-    def forward(self, observations: th.Tensor, scale: float | None = None) -> th.Tensor:
+    def forward(self, observations: th.Tensor) -> th.Tensor:
         """
         :param observations: (batch, channels, height, width)
-        :param scale: observations are to be multiplied by it; the first weights are instead, of which there are fewer
         :return: (batch, features_dim)
         """
-        if scale is None:
-            return self.cnn(observations)
+        return self.cnn(observations)
+
+    def forward_scaled(self, observations: Any, scale: float) -> th.Tensor:
+        """
+        Scale the first weights, of which there are fewer, where that is the same as to scale the observations.
+
+        :param observations: (batch, channels, height, width)
+        :param scale: factor
+        :return: (batch, features_dim), ``forward(observations * scale)`` but for rounding
+        """
         first: Any = self.cnn[0]
-        return self.cnn[1:](F.conv2d(observations, first.weight * scale, first.bias, first.stride))
+        is_ours = type(self).forward is ConvExtractor.forward and type(first) is nn.Conv2d
+        if not is_ours or any(_has_hooks(module) for module in (self, self.cnn, first)):
+            return self(observations * scale)
+        return self.cnn[1:](first._conv_forward(observations, first.weight * scale, first.bias))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 class NatureConv(ConvExtractor):
@@ -150,8 +165,8 @@ class RainbowNetwork(QNetwork):
         """
         if not is_prepared:
             obs = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        if is_prepared and isinstance(self.features_extractor, ConvExtractor):
-            features = self.features_extractor(obs, self.image_scale)
+        if is_prepared and self.image_scale is not None and isinstance(self.features_extractor, ConvExtractor):
+            features = self.features_extractor.forward_scaled(obs, self.image_scale)
         else:
             features = self.features_extractor(obs)
         outputs = self.q_net(features).unflatten(1, (-1, self.head.size))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
@@ -26,5 +27,27 @@ class BusyWhileStepping(VecEnvWrapper):
         return self.venv.reset()  # type: ignore[return-value]
 
     def step_wait(self) -> VecEnvStepReturn:
-        self.work()
+        try:
+            self.work()
+        except BaseException:
+            self.venv.step_wait()  # or its answer would be taken for that of a later step
+            raise
         return self.venv.step_wait()
+
+
+class BeforeTrainingEnds(BaseCallback):
+    """
+    Does something when training has ended, before the callbacks behind it hear of that.
+
+    :param work: what to do
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__()
+        self.work = work
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self.work()

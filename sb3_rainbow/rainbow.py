@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -13,10 +14,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow.arguments import (
     agreement,
@@ -34,7 +36,7 @@ from sb3_rainbow.files import Path
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import noisy_layers, reset_noise
-from sb3_rainbow.overlap import BusyWhileStepping
+from sb3_rainbow.overlap import BeforeTrainingEnds, BusyWhileStepping
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
@@ -301,9 +303,15 @@ class RainbowDQN(SavingDQN):
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._loss_function = self._compiled_loss() if self.compile else self._loss
+        self._loss_function: Callable = self._compiled_loss() if self.compile else type(self)._loss
+        if self.overlap and issubclass(self.replay_buffer_class, HerReplayBuffer):
+            raise ValueError(
+                "overlap=True does not go with HerReplayBuffer, which asks the envs for rewards while they would be "
+                "stepping: leave overlap out"
+            )
         self._busy_env: BusyWhileStepping | None = None
-        self._owed: list[tuple[int, int]] | None = None  # gradient steps and their batch size, while learn() overlaps
+        self._puts_off = False  # train() is put off: learn() has called it, between two rollouts
+        self._owed: list[tuple[int, int]] = []  # gradient steps and their batch size
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -316,7 +324,7 @@ class RainbowDQN(SavingDQN):
         :param batch_size: transitions in each
         :raises ValueError: when a loss or a gradient is not finite; weights and priorities are as before it then
         """
-        if self._owed is not None:
+        if self._puts_off:
             self._owed.append((gradient_steps, batch_size))
             return
         self.policy.set_training_mode(True)
@@ -344,7 +352,7 @@ class RainbowDQN(SavingDQN):
         weights = getattr(batch, "weights", None)
         observations = batch.observations, batch.actions, batch.next_observations
         loss, priorities, log = self._loss_function(
-            *observations, batch.rewards, (1 - batch.dones) * discounts, weights
+            self, *observations, batch.rewards, (1 - batch.dones) * discounts, weights
         )
         self.policy.optimizer.zero_grad()
         loss.backward()
@@ -398,7 +406,11 @@ class RainbowDQN(SavingDQN):
         return loss, priorities, log
 
     def _compiled_loss(self) -> Callable:
-        compiled = th.compile(self._loss)
+        # A function of this model's own: torch keeps no more than 8 versions of one, whichever models they are of.
+        # It takes the model as an argument, so that a deep copy of the model learns itself
+        source: Any = type(self)._loss
+        own = types.FunctionType(source.__code__.replace(), source.__globals__, source.__name__)
+        compiled = th.compile(own)
 
         def loss(*args: Any) -> Any:
             try:
@@ -417,7 +429,9 @@ class RainbowDQN(SavingDQN):
         """
         flat = [weight.grad.reshape(-1) for weight in self.policy.parameters() if weight.grad is not None]
         norm = th.stack([gradient.dot(gradient) for gradient in flat]).sum().sqrt()
-        if norm < 0.999 * self.max_grad_norm:  # most steps: clip_grad_norm_ would take thrice as long to multiply by 1
+        if (
+            norm + 1e-6 < 0.999 * self.max_grad_norm
+        ):  # mostly: clip_grad_norm_ would take thrice as long to multiply by 1
             return norm
         return th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
 
@@ -523,29 +537,39 @@ class RainbowDQN(SavingDQN):
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        self._owed = [] if self.overlap else None
+        self._puts_off = self.overlap
+        if self.overlap:
+            given = callback if isinstance(callback, list) else [callback] if callback is not None else []
+            callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
+            callback = [BeforeTrainingEnds(self._make_owed_gradient_steps), *callbacks]
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            self._make_owed_gradient_steps()
         finally:
-            self._owed = None
+            self._puts_off, self._owed, self._busy_env = False, [], None
         return self
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's; where gradient steps are owed they are made during the first step."""
-        if self.overlap:
+        puts_off, self._puts_off = self._puts_off, False  # what a callback trains is not
+        if puts_off:
             if self._busy_env is None or self._busy_env.venv is not env:
                 self._busy_env = BusyWhileStepping(env, self._make_owed_gradient_steps)
             env = self._busy_env
-        return super().collect_rollouts(env, *args, **kwargs)
+        rollout = super().collect_rollouts(env, *args, **kwargs)
+        self._puts_off = puts_off
+        return rollout
 
     def _make_owed_gradient_steps(self) -> None:
-        owed, self._owed = self._owed, None
-        if owed:
+        self._puts_off = False
+        owed, self._owed = self._owed, []
+        try:
             for gradient_steps, batch_size in owed:
                 self.train(gradient_steps, batch_size)
+        except BaseException:
+            self._last_obs = None  # the step that was made meanwhile is lost: the next learn() resets the env
+            raise
+        if owed:
             self.policy.set_training_mode(False)  # the rollout goes on
-        self._owed = None if owed is None else []
 
     def _setup_learn(
         self,
@@ -565,6 +589,7 @@ class RainbowDQN(SavingDQN):
             *super()._excluded_save_params(),
             "_loss_function",
             "_busy_env",
+            "_puts_off",
             "_owed",
             "_training_log",
             "_support_watch",

@@ -11,8 +11,10 @@ from envs import Corridor
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
 
@@ -339,3 +341,9 @@ def test_compile_says_that_it_needs_a_compiler(tmp_path):
     assert run.returncode == 1
     assert "ValueError: compile=True does not work on this machine: " in run.stderr
     assert "or leave compile out" in run.stderr
+
+
+def test_overlap_does_not_go_with_a_buffer_that_asks_the_envs():
+    with pytest.raises(ValueError, match=r"overlap=True does not go with HerReplayBuffer.*leave overlap out"):
+        RainbowDQN("MultiInputPolicy", BitFlippingEnv(), replay_buffer_class=HerReplayBuffer, overlap=True,
+                   n_steps=1, prioritized_replay=False)  # fmt: skip

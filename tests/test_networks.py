@@ -137,6 +137,37 @@ def test_prepared_observations_give_the_same_outputs(space, policy_class, kwargs
         th.testing.assert_close(left, right, rtol=0, atol=1e-5 * left.abs().max().item())
 
 
+class Padded(NatureConv):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.cnn[0] = nn.Conv2d(4, 32, 8, 4, padding=2, dilation=1, padding_mode="reflect")
+
+
+class Brighter(NatureConv):
+    def forward(self, observations):
+        return super().forward(observations + 0.1)
+
+
+class Normed(NatureConv):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.cnn.insert(0, nn.InstanceNorm2d(4))
+
+
+class Hooked(NatureConv):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.cnn[0].register_forward_hook(lambda layer, inputs, outputs: outputs + 0.3)
+
+
+@pytest.mark.parametrize("extractor", [Padded, Brighter, Normed, Hooked])
+def test_changed_convolutions_act_and_learn_alike(extractor):
+    network = make(ATARI, CnnPolicy, features_extractor_class=extractor).q_net
+    obs = th.as_tensor(np.random.default_rng(0).integers(0, 256, (8, *ATARI.shape), dtype=np.uint8))
+    plain, prepared = network.outputs(obs), network.outputs(network.prepared(obs), is_prepared=True)
+    th.testing.assert_close(plain, prepared, rtol=0, atol=1e-5)
+
+
 def test_the_answer_for_a_state_does_not_depend_on_the_batch():
     policy = make(noisy=False)
     obs = th.randn(8, 6)

@@ -3,6 +3,7 @@
 import copy
 import csv
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -20,7 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -385,6 +386,109 @@ def test_overlap_learns_while_envs_step():
     assert all(th.equal(left, right) for left, right in zip(target, expected_target, strict=True))
     model.train(1, 16)  # outside of learn() nothing is put off
     assert model._n_updates == expected._n_updates + 1
+
+
+class Echo(gym.Env):
+    """The reward is the action."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(5)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), float(action), False, False, {}
+
+
+@pytest.mark.parametrize("reset_num_timesteps", [True, False])
+def test_an_interrupted_gradient_step_loses_no_answer_of_an_env(reset_num_timesteps):
+    env = SubprocVecEnv([Echo] * 2)
+    model = make(env, overlap=True, noisy=False, exploration_initial_eps=1.0, exploration_final_eps=1.0).learn(100)
+    step, calls = model.policy.optimizer.step, []
+
+    def interrupted():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        step()
+
+    model.policy.optimizer.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(200, reset_num_timesteps=False)
+    before = model.replay_buffer.pos
+    model.learn(200, reset_num_timesteps=reset_num_timesteps)
+    assert model.replay_buffer.pos == before + 100
+    rows = slice(0, model.replay_buffer.pos)
+    np.testing.assert_array_equal(model.replay_buffer.rewards[rows], model.replay_buffer.actions[rows, :, 0])
+    env.close()
+
+
+def test_callbacks_see_the_last_gradient_steps_and_train_at_once_with_overlap():
+    model = make(Corridor(length=20), overlap=True, train_freq=(1, "episode"), gradient_steps=-1)
+    updates = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps == 60:
+                before = self.model._n_updates
+                self.model.train(5, 16)
+                updates.append(self.model._n_updates - before)
+            return True
+
+        def _on_training_end(self):
+            updates.append(self.model._n_updates)
+
+    model.learn(100, [Watch()])
+    assert updates == [5, model._n_updates]
+    plain = make(Corridor(length=20), train_freq=(1, "episode"), gradient_steps=-1).learn(100, Watch())
+    assert plain._n_updates == model._n_updates
+    assert make(corridors(2), overlap=True).learn(100, lambda *_: True)._n_updates > 0
+
+
+def test_copies_learn_on_their_own(monkeypatch):
+    monkeypatch.setattr(th, "compile", partial(th.compile, backend="eager"))  # the tracing, without the C++
+    for kwargs in ({"compile": True}, {"overlap": True}):
+        model = make(Corridor(length=20), **kwargs).learn(80)
+        weights = model.policy.parameters_to_vector()
+        other = copy.deepcopy(model).learn(40, reset_num_timesteps=False)
+        assert not np.array_equal(other.policy.parameters_to_vector(), weights)
+        np.testing.assert_array_equal(model.policy.parameters_to_vector(), weights)
+
+
+def test_each_of_many_models_is_compiled(monkeypatch):
+    """torch gives up on a function after 8 versions of it."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(th, "compile", partial(th.compile, backend=count))
+    for width in range(1, 11):
+        model = make(Corridor(length=20), compile=True, policy_kwargs={"net_arch": [width]}).learn(60)
+        assert len(graphs) == width
+        assert model._n_updates > 1
+
+
+@pytest.mark.parametrize("max_grad_norm", [1e-6, 1e-4, 0.3, 0.9, 10.0, None])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 0.9985, 1.0, 3.0, 1e20, float("inf"), float("nan")])
+def test_the_gradient_is_clipped_as_torch_does(max_grad_norm, scale):
+    model = make(max_grad_norm=max_grad_norm)
+    weights = list(model.q_net.parameters())
+    unit = th.randn(sum(weight.numel() for weight in weights), generator=th.Generator().manual_seed(0))
+    limit = 1.0 if max_grad_norm is None else max_grad_norm
+    gradients = (unit / unit.norm() * limit * scale).split([weight.numel() for weight in weights])
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.view_as(weight).clone()
+    norm = model._clip_gradient()
+    clipped = [weight.grad.clone() for weight in weights]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.view_as(weight).clone()
+    expected = th.nn.utils.clip_grad_norm_(weights, np.inf if max_grad_norm is None else max_grad_norm)
+    th.testing.assert_close(norm, expected, equal_nan=True)
+    for weight, gradient in zip(weights, clipped, strict=True):
+        th.testing.assert_close(gradient, weight.grad, rtol=0, atol=0, equal_nan=True)
 
 
 def test_overlap_owes_nothing_after_an_error(tmp_path):
