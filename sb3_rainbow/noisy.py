@@ -132,7 +132,7 @@ def reset_noise(module: nn.Module, n_samples: int | None = 1) -> None:
         for layer in layers:
             layer.reset_noise(n_samples)
     elif layers:
-        # Drawn in one call for all layers: a tenth of the cost of a call for each
+        # Drawn in one call for all layers, which costs less than one for each
         widths = [width for layer in layers for width in (layer.in_features, layer.out_features)]
         noise = layers[0].factorised_noise(n_samples, sum(widths)).split(widths, dim=1)
         for layer, noise_in, noise_out in zip(layers, noise[::2], noise[1::2], strict=True):
