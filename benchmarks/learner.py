@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -26,7 +25,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from machine import write_table
+from machine import measure_in_turn, write_table
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from torch import nn
@@ -234,23 +233,9 @@ def main() -> None:
         # Each in a process of its own, so that none finds the memory or the threads of another
         command = [sys.executable, __file__, "--device", args.device, "--threads", str(threads), "--serve"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        children = {
-            name: subprocess.Popen(
-                [*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            )
-            for name in args.learners
-        }
-        times: dict[str, list[float]] = {name: [] for name in children}
-        for round_number in range(-1, args.rounds):  # the first warms up
-            for name, child in children.items():
-                assert child.stdin is not None
-                assert child.stdout is not None
-                print(args.steps, file=child.stdin, flush=True)
-                answer = json.loads(child.stdout.readline())
-                if round_number >= 0:
-                    times[name].append(answer)
-        for child in children.values():
-            child.communicate()
+        times = measure_in_turn(
+            {name: [*command, name] for name in args.learners}, args.steps, args.rounds, environment
+        )
         dqn = float(np.median(times["DQN"])) if "DQN" in times else math.nan
         for name, values in times.items():
             low, median, high = min(values), float(np.median(values)), max(values)

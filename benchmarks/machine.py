@@ -1,8 +1,10 @@
 """Tables of measurements, and what they were made on."""
 
 import csv
+import json
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,3 +40,31 @@ def write_table(name: str, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, [*rows[0], "machine", "versions"])
         writer.writeheader()
         writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in rows)
+
+
+def measure_in_turn(
+    commands: dict[str, list[str]], question: int, rounds: int, environment: dict[str, str] | None = None
+) -> dict[str, list[float]]:
+    """
+    Ask processes for measurements, one after the other, in rounds; a first round warms up and is not kept.
+
+    :param commands: of processes that answer each line of their input with a number, by name
+    :param question: what each line says
+    :param rounds: number of rounds
+    :param environment: variables of the processes. Default: those of this one
+    :return: what each answered
+    """
+    children = {
+        name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for name, command in commands.items()
+    }
+    answers: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds + 1):
+        for name, child in children.items():
+            assert child.stdin is not None
+            assert child.stdout is not None
+            print(question, file=child.stdin, flush=True)
+            answers[name].append(json.loads(child.stdout.readline()))
+    for child in children.values():
+        child.communicate()
+    return {name: values[1:] for name, values in answers.items()}

@@ -12,14 +12,13 @@ They learn in turn, in rounds, each in a process of its own; minimum, median and
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from typing import Any
 
 import numpy as np
 import torch as th
-from machine import write_table
+from machine import measure_in_turn, write_table
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
@@ -99,21 +98,7 @@ def main() -> None:
     table: list[dict[str, Any]] = []
     for n_envs in args.n_envs:
         command = [sys.executable, __file__, "--device", args.device, "--n-envs", str(n_envs), "--serve"]
-        speeds: dict[str, list[float]] = {learner: [] for learner in args.learners}
-        children = {
-            learner: subprocess.Popen([*command, learner], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for learner in args.learners
-        }
-        for round_number in range(-1, args.rounds):  # the first warms up
-            for learner, child in children.items():
-                assert child.stdin is not None
-                assert child.stdout is not None
-                print(args.steps, file=child.stdin, flush=True)
-                answer = json.loads(child.stdout.readline())
-                if round_number >= 0:
-                    speeds[learner].append(answer)
-        for child in children.values():
-            child.communicate()
+        speeds = measure_in_turn({each: [*command, each] for each in args.learners}, args.steps, args.rounds)
         base = float(np.median(speeds[args.learners[0]]))
         for learner, values in speeds.items():
             median = float(np.median(values))

@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import types
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -32,6 +31,7 @@ from sb3_rainbow.arguments import (
     whole_number,
 )
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
+from sb3_rainbow.compiled import compiled
 from sb3_rainbow.files import Path
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork
@@ -303,7 +303,7 @@ class RainbowDQN(SavingDQN):
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._loss_function: Callable = self._compiled_loss() if self.compile else type(self)._loss
+        self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
         if self.overlap and issubclass(self.replay_buffer_class, HerReplayBuffer):
             raise ValueError(
                 "overlap=True does not go with HerReplayBuffer, which asks the envs for rewards while they would be "
@@ -404,25 +404,6 @@ class RainbowDQN(SavingDQN):
         q_values = head.q_values(outputs.detach()).gather(1, actions.long())
         log = {"q_mean": q_values.mean(), head.priority_name: priorities.mean(), **head.watch(target)}
         return loss, priorities, log
-
-    def _compiled_loss(self) -> Callable:
-        # A function of this model's own: torch keeps no more than 8 versions of one, whichever models they are of.
-        # It takes the model as an argument, so that a deep copy of the model learns itself
-        source: Any = type(self)._loss
-        code = source.__code__.replace()
-        own = types.FunctionType(code, source.__globals__, source.__name__, source.__defaults__, source.__closure__)
-        compiled = th.compile(own)
-
-        def loss(*args: Any) -> Any:
-            try:
-                return compiled(*args)
-            except th._dynamo.exc.BackendCompilerFailed as error:
-                raise ValueError(
-                    f"compile=True does not work on this machine: {error.inner_exception}. Install a C++ compiler, "
-                    "such as g++, and the headers of Python, or leave compile out"
-                ) from error
-
-        return loss
 
     def _clip_gradient(self) -> th.Tensor:
         """

@@ -16,6 +16,7 @@ FLOORS = [
         "noisy": {"torch"},
         "files": {"stable_baselines3"},
         "memory": {"numpy"},
+        "compiled": {"torch"},
         "overlap": {"numpy", "stable_baselines3"},
         "frames": {"numpy"},
     },

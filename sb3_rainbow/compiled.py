@@ -1,0 +1,32 @@
+"""Ground floor: functions that torch compiles."""
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+
+
+def compiled(function: Any) -> Callable:
+    """
+    Compile a function of tensors and modules, when it is first called.
+
+    :param function: not a bound method: whoever copies its owner would go on with the owner itself
+    :return: the same function but for rounding
+    :raises ValueError: when it is called, where there is no working compiler
+    """
+    # Of code of its own: torch keeps no more than 8 versions of one, whichever models they are of
+    code = function.__code__.replace()
+    own = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    fast = th.compile(own)
+
+    def call(*args: Any) -> Any:
+        try:
+            return fast(*args)
+        except th._dynamo.exc.BackendCompilerFailed as error:
+            raise ValueError(
+                f"compile=True does not work on this machine: {error.inner_exception}. Install a C++ compiler, such as "
+                "g++, and the headers of Python, or leave compile out"
+            ) from error
+
+    return call
