@@ -71,14 +71,15 @@ def setting(variant: str) -> dict[str, Any]:
     switches = OFF | SWITCHES[variant]
     epsilon = (0.01, 0.01) if switches["noisy"] else (1.0, 0.02)
     return switches | {
+        "amp": True,
         "compile": True,
         "buffer_size": 100_000,
         "learning_rate": 3e-4,
         "learning_starts": 5_000,
         "batch_size": 32,
         "train_freq": 1,
-        "gradient_steps": 4,
-        "target_update_interval": 1_000,
+        "gradient_steps": 8,
+        "target_update_interval": 250,
         "exploration_initial_eps": epsilon[0],
         "exploration_final_eps": epsilon[1],
         "policy_kwargs": {
