@@ -94,7 +94,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.dones = np.zeros(rows, dtype=np.float32)
         self.timeouts = np.zeros(rows, dtype=np.float32)
         self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows, frame_stack)
-        self._is_size_checked = False
+        self._next_size_check = 0.0  # slots; the first, and whenever twice as many have been written
         self.sampler: Sampler = UniformSampler(n_envs)
         if prioritized_replay:
             self.sampler = PrioritizedSampler(self.buffer_size * n_envs, alpha)
@@ -134,8 +134,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.timeouts[self.pos] = is_timeout
         self.sampler.add(self.pos * self.n_envs + np.arange(self.n_envs))
 
-        if not self._is_size_checked and self.storage.full_bytes is not None:
-            self._is_size_checked = True
+        if self.pos >= self._next_size_check and not self.full and self.storage.full_bytes is not None:
+            self._next_size_check = 2 * max(self.pos, 1)
             self._warn_if_it_will_not_fit(self.storage.full_bytes + self.sampler.full_bytes)
         self._slots_since_drawn += 1
         self.pos += 1
@@ -220,6 +220,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.sampler.clear()
         self.storage.cut(np.arange(self.n_envs))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_next_size_check": 0.0}  # where it is loaded, less may be free
+
     @property
     def observations(self) -> Any:  # type: ignore[override]
         """A copy of the observations stored so far, (size, n_envs, *obs_shape), or a dict of such arrays."""
@@ -238,12 +241,14 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     def _warn_if_it_will_not_fit(self, size: int) -> None:
         size += sum(array.nbytes for array in (self.actions, self.rewards, self.dones, self.timeouts))
-        free = psutil.virtual_memory().available
+        held = size * self.pos // self.buffer_size
+        free = psutil.virtual_memory().available + held
         if size > free:
+            self._next_size_check = np.inf
             capacity = self.buffer_size * self.n_envs
             warnings.warn(
                 f"the replay buffer of {capacity} transitions will need {size / 1e9:.3g} GB when it is full, but only "
-                f"{free / 1e9:.3g} GB of memory are free: write buffer_size={capacity * free // size} or less",
+                f"{free / 1e9:.3g} GB of memory are there for it: write buffer_size={capacity * free // size} or less",
                 stacklevel=3,
             )
 

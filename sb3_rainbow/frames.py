@@ -11,7 +11,7 @@ from sb3_rainbow.memory import ReusedArrays
 _CHUNK_BYTES = 2**25
 _AGE = np.uint32
 _ZERO = -1  # the id of the frame of zeros, which is not kept at all
-# Rows after which it is said, once, that most of them had to be kept whole
+# Of so many rows it is judged whether most had to be kept whole, which is said once
 _JUDGED_ROWS = 1_000
 
 
@@ -119,7 +119,9 @@ class FrameStorage:
         self._ages = np.zeros((n_slots, n_envs, 2, n_frames), dtype=_AGE)
         self._newest: np.ndarray | None = None  # (n_envs, n_frames, *frame_shape), what was put as next observation
         self._newest_ids = np.full((n_envs, n_frames), _ZERO)
-        self._n_rows = self._n_whole = 0  # put since the first; of these such that do not follow the one before
+        self._first_frames = self._n_rows = 0  # frames of the first rows; rows put since then
+        self._n_whole = self._n_watched = 0  # rows that do not follow the one before; those that were looked at
+        self._has_warned = False
 
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         stacks, next_stacks = self._stacks(obs), self._stacks(next_obs)
@@ -135,7 +137,10 @@ class FrameStorage:
         else:
             next_ids[moves_on, -1] = self.pool.append(next_stacks[moves_on, -1])
             next_ids[~moves_on] = self._append_whole(next_stacks[~moves_on])
-        if self._newest is not None:
+        if self._newest is None:
+            self._first_frames = self.pool.next_id
+        else:
+            self._n_rows += self.n_envs
             self._watch(self.n_envs - int((continues & moves_on).sum()))
         self._newest, self._newest_ids = next_stacks.copy(order="K"), next_ids
 
@@ -157,7 +162,10 @@ class FrameStorage:
 
     @property
     def full_bytes(self) -> int:
-        return self.n_slots * self.n_envs * frame_storage_bytes(self.pool.frame_bytes * self.n_frames, self.n_frames)
+        # If rows are kept whole, and episodes end, as often as so far
+        n_frames = max((self.pool.next_id - self._first_frames) / max(self._n_rows, 1), 1)
+        index_bytes = frame_storage_bytes(0, self.n_frames)
+        return int(self.n_slots * self.n_envs * (n_frames * self.pool.frame_bytes + index_bytes))
 
     def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
         rows = (slots * self.n_envs + envs) * 2 + which
@@ -173,17 +181,20 @@ class FrameStorage:
         return np.moveaxis(obs.reshape(-1, *self._split), self.axis + 1, 1)[:, :: self._order]
 
     def _watch(self, n_whole: int) -> None:
-        was_judged = self._n_rows >= _JUDGED_ROWS
-        self._n_rows += self.n_envs
+        self._n_watched += self.n_envs
         self._n_whole += n_whole
-        if not was_judged and self._n_rows >= _JUDGED_ROWS and 2 * self._n_whole > self._n_rows:
+        if self._n_watched < _JUDGED_ROWS:
+            return
+        if not self._has_warned and 2 * self._n_whole > self._n_watched:
+            self._has_warned = True
             warnings.warn(
-                f"of the first {self._n_rows} observations of shape {self.shape}, {self._n_whole} did not "
+                f"of the last {self._n_watched} observations of shape {self.shape}, {self._n_whole} did not "
                 f"follow from the one before by a new frame, as stacks of {self.n_frames} frames do, and are kept "
                 "whole: if that goes on, write replay_buffer_kwargs=dict(frame_stack=None), which takes frames for "
                 "nothing special",
                 stacklevel=2,
             )
+        self._n_whole = self._n_watched = 0
 
     def _append_whole(self, stacks: np.ndarray) -> np.ndarray:
         """

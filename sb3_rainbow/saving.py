@@ -103,7 +103,7 @@ class SavingDQN(DQN):
 
     def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
         """
-        Load a replay buffer from a pickle file.
+        Load a replay buffer from a pickle file. Until it has been read, the model's own stays in memory as well.
 
         :param path: the file
         :param truncate_last_traj: the env does not go on where the buffer ends: no n-step window runs across

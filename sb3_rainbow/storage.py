@@ -16,8 +16,8 @@ Observation = np.ndarray | dict[str, np.ndarray]
 _CHUNK_BYTES = 2**26
 # Observations by which it is judged whether they are stacks of frames. Those at a reset or without motion do not count,
 _JUDGED_ROWS = 100
-# but not more slots than this are waited for them, nor than the first chunk has.
-_JUDGED_SLOTS = 1000
+# but not more slots than this are waited for them, nor than the first chunks have.
+_JUDGED_SLOTS, _JUDGED_CHUNKS = 1000, 4
 
 
 class Storage(Protocol):
@@ -79,8 +79,9 @@ class _ChunkedArray:
     def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         batch = self._reused.empty((len(slots), *self.row_shape[1:]), self.dtype)
         if len(self.chunks) == 1:
-            rows = self.chunks[0].reshape(-1, *self.row_shape[1:])
-            return rows.take(slots * self.row_shape[0] + envs, axis=0, out=batch, mode="clip")  # "raise" would copy
+            n_envs, *shape = self.row_shape
+            rows = self.chunks[0].reshape(len(self.chunks[0]) * n_envs, *shape)
+            return rows.take(slots * n_envs + envs, axis=0, out=batch, mode="clip")  # "raise" would copy
         columns = (*np.divmod(slots, self.chunk_slots), envs)
         for row, (chunk, offset, env) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             batch[row] = self.chunks[chunk][offset, env]
@@ -148,7 +149,7 @@ class AutoStorage:
         self.chosen.put(slot, obs, next_obs, done)
         if self._is_open and isinstance(self.chosen, ArrayStorage):
             self._judge(obs, next_obs, done)
-            most_slots = min(self.chosen.observations.chunk_slots, _JUDGED_SLOTS)
+            most_slots = min(_JUDGED_CHUNKS * self.chosen.observations.chunk_slots, _JUDGED_SLOTS, self._ring[0])
             self._is_open = self._n_judged < _JUDGED_ROWS and slot + 1 < most_slots
             if not self._is_open:
                 self._choose(self.chosen, slot + 1)

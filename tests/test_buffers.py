@@ -486,3 +486,32 @@ def test_the_largest_buffer_that_fits_is_named_with_all_that_a_transition_takes(
     with pytest.warns(UserWarning, match=r"need 0\.0603 GB .* only 0\.02 GB .* buffer_size=331906 or less"):
         make(1_000_000, space=space).add(*add)
     make(331_000, space=space).add(*add)  # does not warn
+
+
+def test_a_loaded_buffer_is_compared_with_the_memory_that_is_free_then(monkeypatch):
+    """10,000 of 100,000 rows of 56,476 bytes are held already: 0.56 GB and the 2 GB hold 45,413."""
+    memory = SimpleNamespace(available=10**11)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    rows = np.zeros((1, 4, 84, 84), np.uint8)
+    add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    buffer = make(100_000, space=spaces.Box(0, 255, (4, 84, 84), np.uint8), frame_stack=None)
+    buffer.add(*add)
+    buffer.pos = 10_000
+    loaded = pickle.loads(pickle.dumps(buffer))
+    memory.available = 2 * 10**9
+    with pytest.warns(UserWarning, match=r"need 5\.65 GB .* only 2\.56 GB .* buffer_size=45413 or less"):
+        loaded.add(*add)
+    loaded.add(*add)  # once is enough
+    memory.available = 6 * 10**9
+    pickle.loads(pickle.dumps(buffer)).add(*add)  # does not warn
+
+
+def test_an_empty_key_is_stored():
+    space = spaces.Dict({"none": spaces.Box(0, 1, (0,), np.float32), "some": spaces.Box(0, 1, (2,), np.float32)})
+    buffer = RainbowDictReplayBuffer(10, space, spaces.Discrete(2), device="cpu")
+    obs = {"none": np.zeros((1, 0), np.float32), "some": np.ones((1, 2), np.float32)}
+    buffer.add(obs, obs, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    assert {key: tuple(rows.shape) for key, rows in buffer.sample(3).observations.items()} == {
+        "none": (3, 0),
+        "some": (3, 2),
+    }

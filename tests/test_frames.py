@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from collections import deque
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def assert_same_batch(batch, other):
     seed=st.integers(0, 10_000),
 )
 @settings(max_examples=300, deadline=None)
-@pytest.mark.filterwarnings("ignore:of the first")
+@pytest.mark.filterwarnings("ignore:of the last")
 def test_equal_to_plain_storage_byte_for_byte(
     kind, padding, n_frames, n_envs, n_slots, n_puts, n_steps, sometimes, chunk_frames, event_at, event, seed
 ):
@@ -258,6 +259,47 @@ def test_it_is_said_once_that_most_observations_are_no_stacks():
         for _ in range(1_200):
             buffer.add(*envs.step())
     assert ["frame_stack=None" in str(warning.message) for warning in caught] == [True]
+
+
+def test_it_is_said_later_too_that_most_observations_are_no_stacks():
+    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, "zero")
+    buffer = RainbowReplayBuffer(9_000, envs.space, spaces.Discrete(3), n_envs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(800):
+            buffer.add(*envs.step())
+    envs.sometimes = 1.0
+    rows = [envs.step() for _ in range(1_000)]
+    with pytest.warns(UserWarning, match=r"of the last 1000 observations .*frame_stack=None"):
+        deque((buffer.add(*row) for row in rows), maxlen=0)
+
+
+@pytest.mark.parametrize("sometimes", [0.0, 0.3])
+def test_rows_that_are_kept_whole_count_in_the_size(sometimes):
+    """What is predicted after a tenth is what is held in the end, give or take a tenth."""
+    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, "zero", sometimes=sometimes)
+    buffer = RainbowReplayBuffer(4_000, envs.space, spaces.Discrete(3), n_envs=2, frame_stack=4)
+    for _ in range(200):
+        buffer.add(*envs.step())
+    predicted = buffer.storage.full_bytes
+    for _ in range(1_800):
+        buffer.add(*envs.step())
+    held = buffer.storage.pool.next_id * buffer.storage.pool.frame_bytes + 4_000 * 40  # nothing was released
+    assert held == pytest.approx(predicted, rel=0.1)
+    assert held > 1.3 * 4_000 * (buffer.storage.pool.frame_bytes + 40) or not sometimes
+
+
+def test_stacks_are_found_although_nothing_moves_at_first(monkeypatch):
+    """A chunk has no more than 2 slots here."""
+    monkeypatch.setattr(storage, "_CHUNK_BYTES", 2 * 4 * 120)
+    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 4, "zero")
+    buffer = RainbowReplayBuffer(4_000, envs.space, spaces.Discrete(3), n_envs=4)
+    obs, _, *rest = envs.step()
+    for _ in range(4):
+        buffer.add(obs, obs, *rest)
+    for _ in range(60):
+        buffer.add(*envs.step())
+    assert isinstance(buffer.storage.chosen, FrameStorage)
 
 
 @pytest.mark.parametrize("n_envs", [2, 700])
