@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import ale_py
 import gymnasium as gym
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from sb3_rainbow.arguments import instance_of, number, switch, whole_number
@@ -24,6 +26,14 @@ gym.register_envs(ale_py)
 _ONLY = {"frameskip": (1,), "obs_type": (None, "rgb", "grayscale"), "mode": (None,), "difficulty": (None,)}
 _ONLY |= {"continuous": (None, False), "max_episode_steps": (None,)}
 _LARGEST = 2**31 - 1  # of ALE's whole numbers
+# What may be below replace_by_ale: a time limit is looked for in the spec
+_TAKEN_OVER = (
+    Monitor,
+    VecCheckNan,
+    gym.wrappers.OrderEnforcing,
+    gym.wrappers.PassiveEnvChecker,
+    gym.wrappers.TimeLimit,
+)
 
 
 class AleVecEnv(VecEnv):
@@ -44,6 +54,7 @@ class AleVecEnv(VecEnv):
     :param action_repeat_probability: of each emulator frame
     :param frame_stack: frames in an observation
     :param num_threads: 0: as many as there are games, but not more than processors
+    :param exact_gray: make frames gray as SB3 does, after the brighter of two is taken: slower
     :param results_writer: for the statistics of each game
     :raises ValueError: on another kind of environment, or an argument out of range
     """
@@ -60,6 +71,7 @@ class AleVecEnv(VecEnv):
         action_repeat_probability: float = 0.0,
         frame_stack: int = 4,
         num_threads: int = 0,
+        exact_gray: bool = False,
         results_writer: ResultsWriter | None = None,
     ) -> None:
         self.spec = _spec_of(env_id)
@@ -68,7 +80,8 @@ class AleVecEnv(VecEnv):
         size = whole_number("screen_size", screen_size, 1, 4096)
         frame_stack = whole_number("frame_stack", frame_stack, 1, 4096)
         self.clip_reward = switch("clip_reward", clip_reward)
-        self._ale = AtariVectorEnv(
+        self._is_exact = switch("exact_gray", exact_gray)
+        self._ale: Any = AtariVectorEnv(
             settings["game"],
             whole_number("n_envs", n_envs, 1, 65_536),
             num_threads=whole_number("num_threads", num_threads, 0, _LARGEST),
@@ -78,7 +91,8 @@ class AleVecEnv(VecEnv):
             autoreset_mode=AutoresetMode.SAME_STEP,
             img_height=size,
             img_width=size,
-            stack_num=frame_stack,
+            grayscale=not self._is_exact,
+            stack_num=1 if self._is_exact else frame_stack,
             frameskip=whole_number("frame_skip", frame_skip, 1, _LARGEST),
             noop_max=whole_number("noop_max", noop_max, 0, _LARGEST),
             # Not episodic_life, which would begin the whole game anew; clipped here, after the score is counted
@@ -86,15 +100,12 @@ class AleVecEnv(VecEnv):
             reward_clipping=False,
         )
         self.results_writer = results_writer
-        self._t_start = time.time()
-        self._attributes: list[dict[str, Any]] = [
-            {"render_mode": "rgb_array", "spec": self.spec} for _ in range(self._ale.num_envs)
-        ]
-        self._methods: dict[str, Callable] = {
-            "get_action_meanings": lambda env: [action.name for action in self._ale.ale.get_action_set()],
-            "render": lambda env: self.get_images()[env],
-        }
-        super().__init__(self._ale.num_envs, self._ale.single_observation_space, self._ale.single_action_space)
+        self.t_start = time.time()
+        attributes = {"render_mode": "rgb_array", "spec": self.spec, "metadata": {"render_modes": ["rgb_array"]}}
+        observation_space = spaces.Box(0, 255, (frame_stack, size, size), np.uint8)
+        attributes |= {"observation_space": observation_space, "action_space": self._ale.single_action_space}
+        self._attributes: list[dict[str, Any]] = [dict(attributes) for _ in range(self._ale.num_envs)]
+        super().__init__(self._ale.num_envs, observation_space, self._ale.single_action_space)
         self._scores = np.zeros(self.num_envs)
         self._lives = self._starts = np.zeros(self.num_envs, dtype=np.int64)
         self._starting_frames: np.ndarray | None = None  # some games are begun by actions, of which only ALE counts
@@ -110,7 +121,9 @@ class AleVecEnv(VecEnv):
         self._finish_step()
         # ALE takes 31 bits, and -1 for no seed
         seeds = np.array([-1 if seed is None else seed % 2**31 for seed in self._seeds])
-        self._obs, info = self._ale.reset(seed=seeds)
+        obs, info = self._ale.reset(seed=seeds)
+        self._obs = self._stacked(obs, np.ones(self.num_envs, dtype=bool))
+        self.reset_infos = [{"lives": lives} for lives in info["lives"].tolist()]
         self._reset_seeds()
         self._reset_options()
         self._scores[:] = 0
@@ -148,10 +161,12 @@ class AleVecEnv(VecEnv):
         if not self._is_stepping:
             raise RuntimeError("step_wait() has nothing to wait for: call step_async() first")
         self._is_stepping = False
-        self._obs, rewards, terminated, truncated, info = self._ale.recv()
+        obs, rewards, terminated, truncated, info = self._ale.recv()
         self._scores += rewards
         starts = _first_frames(info)
         is_over = starts != self._starts  # the game, not only a life: what is reported of it is of the next one
+        last_obs = self._stacked(info["final_obs"], np.zeros_like(is_over)) if is_over.any() else None
+        self._obs = self._stacked(obs, is_over)
         lives = np.where(is_over, np.where(terminated, 0, self._lives), info["lives"])
         infos = [
             {"lives": lives, "TimeLimit.truncated": is_truncated}
@@ -160,7 +175,7 @@ class AleVecEnv(VecEnv):
         dones = terminated | truncated
         for env in np.flatnonzero(dones).tolist():
             # ALE's final observation is that of an earlier game where only a life was lost
-            infos[env]["terminal_observation"] = info["final_obs"][env] if is_over[env] else self._obs[env]
+            infos[env]["terminal_observation"] = (last_obs if is_over[env] else self._obs)[env]  # type: ignore[index]
         for env in np.flatnonzero(is_over).tolist():
             n_frames = starts[env] - self._starts[env] - self._starting_frames[env]  # type: ignore[index]
             infos[env]["episode"] = self._statistics(env, int(n_frames))
@@ -169,9 +184,24 @@ class AleVecEnv(VecEnv):
         rewards = (np.sign(rewards) if self.clip_reward else rewards).astype(np.float32)
         return self._obs, rewards, dones, infos
 
+    def _stacked(self, obs: np.ndarray, begins: np.ndarray) -> np.ndarray:
+        """
+        :param obs: (n_envs, frame_stack, height, width); for ``exact_gray`` (n_envs, 1, height, width, 3)
+        :param begins: (n_envs,) a game begins
+        :return: (n_envs, frame_stack, height, width)
+        """
+        if not self._is_exact:
+            return obs
+        import cv2  # of .[atari]
+
+        before = np.where(begins[:, None, None, None], 0, self._obs[:, 1:])
+        rgb = np.ascontiguousarray(obs).reshape(-1, obs.shape[3], 3)
+        gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).reshape(obs.shape[:4])
+        return np.concatenate((before, gray), axis=1)
+
     def _statistics(self, env: int, n_frames: int) -> dict[str, float]:
         """Those of ``Monitor`` below ``AtariWrapper``: length in emulator frames, no-ops included."""
-        seconds = round(time.time() - self._t_start, 6)
+        seconds = round(time.time() - self.t_start, 6)
         statistics = {"r": float(self._scores[env]), "l": n_frames, "t": seconds}
         if self.results_writer is not None:
             self.results_writer.write_row(statistics)
@@ -181,7 +211,7 @@ class AleVecEnv(VecEnv):
         self._finish_step()
         if self.results_writer is not None:
             self.results_writer.close()
-        self._ale.close()
+        self._ale = None  # ends its threads, and frees its emulators
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """
@@ -202,15 +232,19 @@ class AleVecEnv(VecEnv):
             self._attributes[env][attr_name] = value
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        if method_name not in self._methods:
+        methods = {"get_action_meanings": self._action_meanings, "render": lambda env: self.get_images()[env]}
+        if method_name not in methods:
             raise AttributeError(
-                f"the games of {type(self).__name__} have no method {method_name!r}, only {list(self._methods)}"
+                f"the games of {type(self).__name__} have no method {method_name!r}, only {list(methods)}"
             )
-        return [self._methods[method_name](env, *args, **kwargs) for env in self._get_indices(indices)]
+        return [methods[method_name](env, *args, **kwargs) for env in self._get_indices(indices)]
+
+    def _action_meanings(self, env: int) -> list[str]:
+        return [action.name for action in self._ale.ale.get_action_set()]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Whether infos have what a wrapper puts there: true of ``Monitor``."""
-        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+        """Whether infos have what a wrapper puts there: true of ``Monitor``, and of what that is."""
+        return [issubclass(Monitor, wrapper_class) for _ in self._get_indices(indices)]
 
 
 def make_ale_vec_env(
@@ -228,7 +262,11 @@ def make_ale_vec_env(
     :raises ValueError: on another kind of environment, or an argument out of range
     """
     instance_of("monitor_dir", monitor_dir, str | os.PathLike | None, "the path of a folder, or None")
-    return _make(env_id, n_envs, seed, None if monitor_dir is None else str(Path(monitor_dir) / "0"), options)
+    env = _make(env_id, n_envs, seed, options)
+    if monitor_dir is not None:
+        header: dict[str, float | str] = {"t_start": env.t_start, "env_id": env.spec.id}
+        env.results_writer = ResultsWriter(str(Path(monitor_dir) / "0"), header)
+    return env
 
 
 def replace_by_ale(venv: VecEnv, **options: Any) -> AleVecEnv:
@@ -241,24 +279,40 @@ def replace_by_ale(venv: VecEnv, **options: Any) -> AleVecEnv:
     :return: the same games, played by ALE's vector environment
     :raises ValueError: on what cannot be taken over
     """
-    monitor_file, games = None, venv.unwrapped
-    first = games.envs[0] if isinstance(games, DummyVecEnv) else None
-    if isinstance(first, Monitor) and first.results_writer is not None:
-        monitor_file = first.results_writer.file_handler.name
-        if first.info_keywords:
-            raise ValueError(f"info_keywords={first.info_keywords} of Monitor are not supported here: leave them out")
-    spec, n_envs, seed = games.get_attr("spec")[0], games.num_envs, games._seeds[0]
+    games, layers = venv.unwrapped, _layers(venv)
+    lost = [type(layer).__name__ for layer in layers if not isinstance(layer, _TAKEN_OVER)]
+    if lost or games.env_is_wrapped(AtariWrapper)[0]:
+        raise ValueError(
+            f"what {(lost or ['AtariWrapper'])[0]} does would be lost: where replace_by_ale is the vec_env_wrapper, "
+            "leave env_wrapper, frame_stack and normalize out, and give replace_by_ale the options of AtariWrapper"
+        )
+    monitor = next((layer for layer in layers if isinstance(layer, Monitor)), None)
+    for name in ("info_keywords", "reset_keywords"):
+        if getattr(monitor, name, ()):
+            raise ValueError(f"{name}={getattr(monitor, name)} of Monitor are not supported here: leave them out")
+    env = _make(games.get_attr("spec")[0], games.num_envs, games._seeds[0], options)
+    if monitor is not None:
+        env.t_start, env.results_writer, monitor.results_writer = monitor.t_start, monitor.results_writer, None
     venv.close()
-    return _make(spec, n_envs, seed, monitor_file, options)
+    return env
 
 
-def _make(
-    env_id: str | EnvSpec, n_envs: int, seed: int | None, monitor_file: str | None, options: dict[str, Any]
-) -> AleVecEnv:
+def _layers(venv: VecEnv) -> list[VecEnvWrapper | gym.Wrapper]:
+    """Wrappers of several environments, and below a ``DummyVecEnv`` those of the first one."""
+    layers: list[VecEnvWrapper | gym.Wrapper] = []
+    while isinstance(venv, VecEnvWrapper):
+        layers.append(venv)
+        venv = venv.venv
+    env = venv.envs[0] if isinstance(venv, DummyVecEnv) else None
+    while isinstance(env, gym.Wrapper):
+        layers.append(env)
+        env = env.env
+    return layers
+
+
+def _make(env_id: str | EnvSpec, n_envs: int, seed: int | None, options: dict[str, Any]) -> AleVecEnv:
     seed = None if seed is None else whole_number("seed", seed, 0)
     env = AleVecEnv(env_id, n_envs, **options)
-    if monitor_file is not None:
-        env.results_writer = ResultsWriter(monitor_file, {"t_start": env._t_start, "env_id": env.spec.id})
     if seed is not None:
         env.seed(seed)
         env.action_space.seed(seed)
