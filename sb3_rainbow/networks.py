@@ -172,6 +172,7 @@ class RainbowNetwork(QNetwork):
         outputs = self.q_net(features).unflatten(1, (-1, self.head.size))
         if self.dueling is None:
             return outputs
+        outputs = outputs.float()  # or advantages would be lost beside the value, where it has 8 bits of precision
         # Over actions, for each atom: centred over atoms it would be constant along the softmax, without effect
         centre = outputs.mean(dim=1, keepdim=True) if self.dueling == "mean" else outputs.amax(dim=1, keepdim=True)
         return self.value(features).unsqueeze(1) + outputs - centre

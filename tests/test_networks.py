@@ -109,6 +109,20 @@ def test_advantages_are_centred_over_actions_for_each_state_and_atom(distributio
         assert not th.allclose(network.outputs(obs), outputs, atol=0.1)
 
 
+@pytest.mark.parametrize("aggregation", ["mean", "max"])
+def test_small_advantages_are_not_lost_beside_a_large_value_in_bfloat16(aggregation):
+    """Beside 100 the numbers of bfloat16 are 0.5 apart."""
+    network = make(noisy=False, dueling_aggregation=aggregation).q_net
+    with th.no_grad():
+        network.value[-1].bias += 100.0
+        obs = th.randn(8, 6)
+        exact = network.outputs(obs)
+        with th.autocast("cpu", dtype=th.bfloat16):
+            rough = network.outputs(obs)
+    advantages, rough_advantages = exact[:, 1] - exact[:, 0], rough[:, 1] - rough[:, 0]
+    assert (rough_advantages - advantages).norm() < 0.05 * advantages.norm()
+
+
 @pytest.mark.parametrize("normalize_images", [True, False])
 @pytest.mark.parametrize(
     ("space", "policy_class", "kwargs"),
