@@ -1,5 +1,6 @@
 """First floor: ALE's own vector environment, which plays and preprocesses in C++ threads, as an SB3 VecEnv."""
 
+import importlib.util
 import os
 import time
 from collections.abc import Sequence
@@ -81,6 +82,8 @@ class AleVecEnv(VecEnv):
         frame_stack = whole_number("frame_stack", frame_stack, 1, 4096)
         self.clip_reward = switch("clip_reward", clip_reward)
         self._is_exact = switch("exact_gray", exact_gray)
+        if self._is_exact and importlib.util.find_spec("cv2") is None:
+            raise ValueError("exact_gray=True needs OpenCV: pip install opencv-python-headless, or leave it out")
         self._ale: Any = AtariVectorEnv(
             settings["game"],
             whole_number("n_envs", n_envs, 1, 65_536),

@@ -1,6 +1,7 @@
 """ALE's vector environment, beside SB3's wrappers of single games."""
 
 import copy
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -263,6 +264,12 @@ def test_it_takes_the_place_of_other_envs(tmp_path):
 def test_bad_arguments_are_named(env_id, options, message):
     with pytest.raises(ValueError, match=message):
         make_ale_vec_env(env_id, **options)
+
+
+def test_exact_gray_says_that_it_needs_opencv(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"exact_gray=True needs OpenCV: pip install"):
+        make_ale_vec_env(PONG, exact_gray=True)
 
 
 def test_what_cannot_be_taken_over_is_refused(tmp_path):

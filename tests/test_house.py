@@ -23,7 +23,7 @@ FLOORS = [
     {
         "sampling": {"numpy"},
         "storage": {"numpy", "gymnasium"},
-        "envs": {"numpy", "gymnasium", "stable_baselines3", "ale_py"},
+        "envs": {"numpy", "gymnasium", "stable_baselines3", "ale_py", "cv2"},
         "heads": {"torch"},
         "networks": {"torch", "gymnasium", "stable_baselines3"},
     },
