@@ -66,12 +66,11 @@ PUBLISHED = {
 def setting(variant: str) -> dict[str, Any]:
     """
     :param variant: its switches
-    :return: arguments of RainbowDQN: those of the shipped Pong entry, and the published epsilon where nothing is noisy
+    :return: arguments of RainbowDQN: the shipped Pong entry, compiled; the published epsilon where nothing is noisy
     """
     switches = OFF | SWITCHES[variant]
     epsilon = (0.01, 0.01) if switches["noisy"] else (1.0, 0.02)
     return switches | {
-        "amp": True,
         "compile": True,
         "buffer_size": 100_000,
         "learning_rate": 3e-4,
@@ -175,7 +174,7 @@ def train(variant: str, seed: int, steps: int, checkpoints: Path) -> None:
 
 def evaluate(checkpoint: Path) -> None:
     """
-    Play with the weights that a run has left, until the last goal; mean weights, no-op starts. Write the means.
+    Play with the weights that a run has left, up to the first mean of the last goal, and write the means.
 
     :param checkpoint: folder of the run
     """
@@ -249,7 +248,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(SWITCHES), choices=SWITCHES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--steps", type=int, default=500_000)
+    parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")

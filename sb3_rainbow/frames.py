@@ -11,7 +11,7 @@ from sb3_rainbow.memory import ReusedArrays
 _CHUNK_BYTES = 2**25
 _AGE = np.uint32
 _ZERO = -1  # the id of the frame of zeros, which is not kept at all
-# Of so many rows it is judged whether most had to be kept whole, which is said once
+# Of so many rows it is judged how many had to be kept whole, and said, once, when most had
 _JUDGED_ROWS = 1_000
 
 
@@ -162,8 +162,9 @@ class FrameStorage:
 
     @property
     def full_bytes(self) -> int:
-        # If rows are kept whole, and episodes end, as often as so far
-        n_frames = max((self.pool.next_id - self._first_frames) / max(self._n_rows, 1), 1)
+        n_frames = 1.0
+        if self._n_rows >= _JUDGED_ROWS:  # if rows are kept whole, and episodes end, as often as so far
+            n_frames = max((self.pool.next_id - self._first_frames) / self._n_rows, 1)
         index_bytes = frame_storage_bytes(0, self.n_frames)
         return int(self.n_slots * self.n_envs * (n_frames * self.pool.frame_bytes + index_bytes))
 
