@@ -22,13 +22,15 @@ class ConvExtractor(BaseFeaturesExtractor):
 
     :param observation_space: image space, channels first
     :param normalized_image: the image is already scaled: skip the checks of dtype and bounds
+    :param layer_norm: after each convolution, normalize the whole of its output for each observation, with a learned
+        scale and shift for each filter (https://arxiv.org/abs/1607.06450)
     :raises ValueError: when the space is no image, or one too small for the convolutions
     """
 
     layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
     default_net_arch: ClassVar[list[int]]  # of each stream behind it
 
-    def __init__(self, observation_space: spaces.Box, normalized_image: bool = False) -> None:
+    def __init__(self, observation_space: spaces.Box, normalized_image: bool = False, layer_norm: bool = False) -> None:
         name = type(self).__name__
         if not is_image_space(observation_space, normalized_image=normalized_image):
             raise ValueError(
@@ -44,7 +46,10 @@ class ConvExtractor(BaseFeaturesExtractor):
                     f"observations of shape {observation_space.shape} are too small for the convolutions of {name}: "
                     "use larger images or another features_extractor_class"
                 )
-            modules += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU()]
+            modules.append(nn.Conv2d(channels, filters, kernel, stride))
+            if layer_norm:
+                modules.append(nn.GroupNorm(1, filters))
+            modules.append(nn.ReLU())
             channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
         super().__init__(observation_space, channels * height * width)
         self.cnn = nn.Sequential(*modules, nn.Flatten())

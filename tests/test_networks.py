@@ -45,6 +45,24 @@ def test_data_efficient_convolutions_have_the_published_shapes():
     assert extractor(th.zeros(2, 4, 84, 84)).shape == (2, 576)
 
 
+@pytest.mark.parametrize("extractor_class", [NatureConv, DataEfficientConv])
+def test_layer_norm_is_of_each_observation_by_itself(extractor_class):
+    extractor = extractor_class(ATARI, layer_norm=True)
+    assert extractor.features_dim == extractor_class(ATARI).features_dim
+    obs = th.rand(3, *ATARI.shape)
+    expected = obs
+    for weight, bias in ((p.weight, p.bias) for p in extractor.cnn if isinstance(p, nn.Conv2d)):
+        stride = next(s for filters, k, s in extractor.layers if (filters, k) == (len(weight), weight.shape[2]))
+        expected = nn.functional.conv2d(expected, weight, bias, stride)
+        rows = expected.flatten(1)
+        rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        expected = rows.reshape(expected.shape).clamp(min=0)
+    th.testing.assert_close(extractor(obs), expected.flatten(1), rtol=0, atol=1e-5)
+    # Two numbers for each filter are learned
+    plain = sum(p.numel() for p in extractor_class(ATARI).parameters())
+    assert sum(p.numel() for p in extractor.parameters()) - plain == 2 * sum(layer[0] for layer in extractor.layers)
+
+
 def test_cnn_policy_with_everything_off_is_that_of_dqn():
     """Same weights from the same seed, same Q-values."""
     set_random_seed(3)
@@ -129,6 +147,7 @@ def test_small_advantages_are_not_lost_beside_a_large_value_in_bfloat16(aggregat
     [
         (ATARI, CnnPolicy, {}),
         (ATARI, CnnPolicy, {"features_extractor_class": DataEfficientConv}),
+        (ATARI, CnnPolicy, {"features_extractor_kwargs": {"layer_norm": True}}),
         (ATARI, CnnPolicy, {"features_extractor_class": NatureCNN}),
         (VECTOR, MlpPolicy, {}),
         (spaces.Dict({"image": ATARI, "vector": VECTOR}), MultiInputPolicy, {}),
