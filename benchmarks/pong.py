@@ -25,12 +25,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
+import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.envs import make_ale_vec_env
 
+ENTRIES = Path(__file__).parents[1] / "hyperparams" / "rainbow.yml"
 RESULTS = Path(__file__).parent / "results" / "pong"
 FIELDS = ("env_steps", "gradient_steps", "minutes", "episode", "return", "mean_of_100")
 GOALS = (0, 10, 17, 18)
@@ -66,29 +68,17 @@ PUBLISHED = {
 def setting(variant: str) -> dict[str, Any]:
     """
     :param variant: its switches
-    :return: arguments of RainbowDQN: the shipped Pong entry, compiled; the published epsilon where nothing is noisy
+    :return: arguments of RainbowDQN: the shipped Pong entry, in bfloat16 and compiled; the published epsilon where
+        nothing is noisy
     """
+    entry = yaml.safe_load(ENTRIES.read_text())["PongNoFrameskip-v4"]
+    for name in ("env_wrapper", "frame_stack", "n_envs", "n_timesteps", "policy"):
+        del entry[name]
+    entry["policy_kwargs"] = eval(entry["policy_kwargs"])  # as RL Zoo does
     switches = OFF | SWITCHES[variant]
-    epsilon = (0.01, 0.01) if switches["noisy"] else (1.0, 0.02)
-    return switches | {
-        "compile": True,
-        "buffer_size": 100_000,
-        "learning_rate": 3e-4,
-        "learning_starts": 5_000,
-        "batch_size": 32,
-        "train_freq": 1,
-        "gradient_steps": 8,
-        "target_update_interval": 250,
-        "exploration_initial_eps": epsilon[0],
-        "exploration_final_eps": epsilon[1],
-        "policy_kwargs": {
-            "features_extractor_class": "sb3_rainbow.networks.DataEfficientConv",
-            "v_min": -3,
-            "v_max": 3,
-            "sigma_init": 0.1,
-            "optimizer_kwargs": {"eps": 1e-5, "fused": True},
-        },
-    }
+    if not switches["noisy"]:
+        entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.02}
+    return entry | switches | {"amp": True, "compile": True}
 
 
 class Games(BaseCallback):
@@ -248,7 +238,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(SWITCHES), choices=SWITCHES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--steps", type=int, default=500_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
