@@ -153,9 +153,7 @@ def train(variant: str, seed: int, steps: int, checkpoints: Path) -> None:
         model.load_replay_buffer(checkpoint / "replay_buffer")
         rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
     else:
-        # Epsilon falls over 100,000 env steps
-        fraction = min(100_000 / steps, 1)
-        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", exploration_fraction=fraction, **setting(variant))
+        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", **setting(variant))
         rows = []
     left = steps - model.num_timesteps
     if left > 0 and not (len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]):

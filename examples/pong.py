@@ -40,7 +40,7 @@ def main() -> None:
         gradient_steps=4,  # after 8 env steps
         target_update_interval=250,
         exploration_initial_eps=0.01,
-        exploration_final_eps=0.01,
+        exploration_final_eps=0.0002,
         policy_kwargs={
             "features_extractor_class": "sb3_rainbow.networks.DataEfficientConv",
             "features_extractor_kwargs": {"layer_norm": True},
