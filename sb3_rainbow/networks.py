@@ -10,10 +10,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
+from torch.nn import functional
 
 from sb3_rainbow.heads import Head
 
 DUELING_AGGREGATIONS = ("mean", "max")
+_NORM_EPS = 1e-5  # torch's
 
 
 class ConvExtractor(BaseFeaturesExtractor):
@@ -24,13 +26,21 @@ class ConvExtractor(BaseFeaturesExtractor):
     :param normalized_image: the image is already scaled: skip the checks of dtype and bounds
     :param layer_norm: after each convolution, normalize the whole of its output for each observation, with a learned
         scale and shift for each filter (https://arxiv.org/abs/1607.06450)
+    :param input_norm: normalize each observation as a whole before the first convolution, so that what is small on a
+        bright ground counts for as much as the ground
     :raises ValueError: when the space is no image, or one too small for the convolutions
     """
 
     layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
     default_net_arch: ClassVar[list[int]]  # of each stream behind it
 
-    def __init__(self, observation_space: spaces.Box, normalized_image: bool = False, layer_norm: bool = False) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        normalized_image: bool = False,
+        layer_norm: bool = False,
+        input_norm: bool = False,
+    ) -> None:
         name = type(self).__name__
         if not is_image_space(observation_space, normalized_image=normalized_image):
             raise ValueError(
@@ -52,6 +62,7 @@ class ConvExtractor(BaseFeaturesExtractor):
             modules.append(nn.ReLU())
             channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
         super().__init__(observation_space, channels * height * width)
+        self.input_norm = input_norm
         self.cnn = nn.Sequential(*modules, nn.Flatten())
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
@@ -59,7 +70,7 @@ class ConvExtractor(BaseFeaturesExtractor):
         :param observations: (batch, channels, height, width)
         :return: (batch, features_dim)
         """
-        return self.cnn(observations)
+        return self.cnn(_normalized(observations) if self.input_norm else observations)
 
     def forward_scaled(self, observations: Any, scale: float) -> th.Tensor:
         """
@@ -73,7 +84,16 @@ class ConvExtractor(BaseFeaturesExtractor):
         is_ours = type(self).forward is ConvExtractor.forward and type(first) is nn.Conv2d
         if not is_ours or any(_has_hooks(module) for module in (self, self.cnn, first)):
             return self(observations * scale)
+        if self.input_norm:
+            return self.cnn(_normalized(observations, scale))
         return self.cnn[1:](first._conv_forward(observations, first.weight * scale, first.bias))
+
+
+def _normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
+    """``observations * scale``, each less its mean and divided by its standard deviation"""
+    channels_last = observations.movedim(1, -1)  # as they lie in memory: nothing is copied
+    rows = functional.layer_norm(channels_last, channels_last.shape[1:], eps=_NORM_EPS / scale**2)
+    return rows.movedim(-1, 1)
 
 
 def _has_hooks(module: nn.Module) -> bool:

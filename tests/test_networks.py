@@ -45,22 +45,39 @@ def test_data_efficient_convolutions_have_the_published_shapes():
     assert extractor(th.zeros(2, 4, 84, 84)).shape == (2, 576)
 
 
+def normalized(values):
+    """Each row by itself, as the definition says."""
+    rows = values.flatten(1)
+    rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    return rows.reshape(values.shape)
+
+
 @pytest.mark.parametrize("extractor_class", [NatureConv, DataEfficientConv])
-def test_layer_norm_is_of_each_observation_by_itself(extractor_class):
-    extractor = extractor_class(ATARI, layer_norm=True)
+@pytest.mark.parametrize(("layer_norm", "input_norm"), [(True, False), (False, True), (True, True)])
+def test_normalization_is_of_each_observation_by_itself(extractor_class, layer_norm, input_norm):
+    extractor = extractor_class(ATARI, layer_norm=layer_norm, input_norm=input_norm)
     assert extractor.features_dim == extractor_class(ATARI).features_dim
     obs = th.rand(3, *ATARI.shape)
-    expected = obs
+    expected = normalized(obs) if input_norm else obs
     for weight, bias in ((p.weight, p.bias) for p in extractor.cnn if isinstance(p, nn.Conv2d)):
         stride = next(s for filters, k, s in extractor.layers if (filters, k) == (len(weight), weight.shape[2]))
         expected = nn.functional.conv2d(expected, weight, bias, stride)
-        rows = expected.flatten(1)
-        rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-        expected = rows.reshape(expected.shape).clamp(min=0)
+        expected = (normalized(expected) if layer_norm else expected).clamp(min=0)
     th.testing.assert_close(extractor(obs), expected.flatten(1), rtol=0, atol=1e-5)
+    # Bytes, and an image of hardly any contrast, to which the small number in the denominator matters
+    for image in (obs * 255).round(), obs.round() + 100:
+        th.testing.assert_close(extractor.forward_scaled(image, 1 / 255), extractor(image / 255), rtol=0, atol=1e-4)
     # Two numbers for each filter are learned
-    plain = sum(p.numel() for p in extractor_class(ATARI).parameters())
-    assert sum(p.numel() for p in extractor.parameters()) - plain == 2 * sum(layer[0] for layer in extractor.layers)
+    n_learned = sum(p.numel() for p in extractor.parameters()) - sum(
+        p.numel() for p in extractor_class(ATARI).parameters()
+    )
+    assert n_learned == (2 * sum(layer[0] for layer in extractor.layers) if layer_norm else 0)
+
+
+def test_an_image_of_one_colour_has_no_input_to_normalize():
+    extractor = DataEfficientConv(ATARI, input_norm=True)
+    flat = th.full((2, *ATARI.shape), 0.7)
+    th.testing.assert_close(extractor(flat), extractor(th.zeros(2, *ATARI.shape)), rtol=0, atol=1e-3)
 
 
 def test_cnn_policy_with_everything_off_is_that_of_dqn():
@@ -148,6 +165,7 @@ def test_small_advantages_are_not_lost_beside_a_large_value_in_bfloat16(aggregat
         (ATARI, CnnPolicy, {}),
         (ATARI, CnnPolicy, {"features_extractor_class": DataEfficientConv}),
         (ATARI, CnnPolicy, {"features_extractor_kwargs": {"layer_norm": True}}),
+        (ATARI, CnnPolicy, {"features_extractor_kwargs": {"layer_norm": True, "input_norm": True}}),
         (ATARI, CnnPolicy, {"features_extractor_class": NatureCNN}),
         (VECTOR, MlpPolicy, {}),
         (spaces.Dict({"image": ATARI, "vector": VECTOR}), MultiInputPolicy, {}),
