@@ -43,7 +43,7 @@ def returns(rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
 def split(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     :param known: (n_steps, n_envs) whether the return is known
-    :return: rows (n, 2) of (step, env) to learn from, and to test with, which are of other rallies
+    :return: rows (n, 2) of (step, env) to learn from, and to test with: blocks of steps, at some distance
     """
     steps = np.arange(len(known))
     is_test = steps // BLOCK % 5 == 4
