@@ -75,6 +75,7 @@ class ConvExtractor(BaseFeaturesExtractor):
     def forward_scaled(self, observations: Any, scale: float) -> th.Tensor:
         """
         Scale the first weights, of which there are fewer, where that is the same as to scale the observations.
+        Normalized ones need no scale.
 
         :param observations: (batch, channels, height, width)
         :param scale: factor

@@ -68,10 +68,9 @@ def test_normalization_is_of_each_observation_by_itself(extractor_class, layer_n
     for image in (obs * 255).round(), obs.round() + 100:
         th.testing.assert_close(extractor.forward_scaled(image, 1 / 255), extractor(image / 255), rtol=0, atol=1e-4)
     # Two numbers for each filter are learned
-    n_learned = sum(p.numel() for p in extractor.parameters()) - sum(
-        p.numel() for p in extractor_class(ATARI).parameters()
-    )
-    assert n_learned == (2 * sum(layer[0] for layer in extractor.layers) if layer_norm else 0)
+    plain = sum(p.numel() for p in extractor_class(ATARI).parameters())
+    learned = 2 * sum(layer[0] for layer in extractor.layers) if layer_norm else 0
+    assert sum(p.numel() for p in extractor.parameters()) - plain == learned
 
 
 def test_an_image_of_one_colour_has_no_input_to_normalize():
