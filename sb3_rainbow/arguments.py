@@ -10,19 +10,20 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
 
 
-def whole_number(name: str, value: Any, at_least: int, at_most: float = math.inf) -> int:
+def whole_number(name: str, value: Any, at_least: int, at_most: float = math.inf, hint: str = "") -> int:
     """
     :param name: of the argument
     :param value: an integer, or a float without a fraction such as 1e6
     :param at_least: smallest allowed value
     :param at_most: largest allowed value
+    :param hint: what to write instead
     :return: the value as an int
     :raises ValueError: on anything else
     """
     if _is_finite_number(value) and value == int(value) and at_least <= value <= at_most:
         return int(value)
     end = "" if at_most == math.inf else f" and at most {at_most}"
-    raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}{end}")
+    raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}{end}{hint and '; '}{hint}")
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False, hint: str = "") -> float:

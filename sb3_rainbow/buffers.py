@@ -113,25 +113,29 @@ class RainbowReplayBuffer(ReplayBuffer):
         """
         Store one transition of every env.
 
-        :param obs: (n_envs, *obs_shape), or a dict of such arrays
+        :param obs: (n_envs, *obs_shape), or a dict of such arrays; with one env the first axis may be missing
         :param next_obs: the same, after the step; where an episode ended its true last observation
         :param action: (n_envs,) or (n_envs, 1)
         :param reward: (n_envs,)
         :param done: (n_envs,) the episode ended, whether terminal or truncated
         :param infos: one for each env; ``TimeLimit.truncated`` tells a truncation from a terminal state
-        :raises ValueError: on a reward or an observation that is NaN, infinite or of another shape; nothing has been
-            stored then
+        :raises ValueError: on a reward or an observation that is NaN or infinite, or an array of another shape; nothing
+            has been stored then
         """
         obs = self._checked(obs, "observation")
         next_obs = self._checked(next_obs, "next observation")
         reward = np.asarray(reward, dtype=np.float32).reshape(self.n_envs)
         self._require_finite(reward, "reward")
-        self.storage.put(self.pos, obs, next_obs, np.asarray(done, dtype=bool))
-        self.actions[self.pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        action = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        done = np.asarray(done, dtype=bool).reshape(self.n_envs)
+        is_timeout = [self.handle_timeout_termination and info.get("TimeLimit.truncated", False) for info in infos]
+        timeouts = np.array(is_timeout).reshape(self.n_envs)
+
+        self.storage.put(self.pos, obs, next_obs, done)
+        self.actions[self.pos] = action
         self.rewards[self.pos] = reward
         self.dones[self.pos] = done
-        is_timeout = [self.handle_timeout_termination and info.get("TimeLimit.truncated", False) for info in infos]
-        self.timeouts[self.pos] = is_timeout
+        self.timeouts[self.pos] = timeouts
         self.sampler.add(self.pos * self.n_envs + np.arange(self.n_envs))
 
         if self.pos >= self._next_size_check and not self.full and self.storage.full_bytes is not None:
@@ -236,8 +240,8 @@ class RainbowReplayBuffer(ReplayBuffer):
     def _all_rows(self, get: Callable[[np.ndarray, np.ndarray], Observation]) -> Observation:
         rows = get(*np.divmod(np.arange(self.size() * self.n_envs), self.n_envs))
         if isinstance(rows, dict):
-            return {key: array.reshape(-1, self.n_envs, *array.shape[1:]) for key, array in rows.items()}
-        return rows.reshape(-1, self.n_envs, *rows.shape[1:])
+            return {key: array.reshape(self.size(), self.n_envs, *array.shape[1:]) for key, array in rows.items()}
+        return rows.reshape(self.size(), self.n_envs, *rows.shape[1:])
 
     def _warn_if_it_will_not_fit(self, size: int) -> None:
         size += sum(array.nbytes for array in (self.actions, self.rewards, self.dones, self.timeouts))
@@ -262,12 +266,13 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     def _checked_array(self, obs: Any, space: spaces.Space, shape: tuple[int, ...], name: str) -> np.ndarray:
         array = np.asarray(obs)
-        if isinstance(space, spaces.Discrete):  # (n_envs,), stored as (n_envs, 1)
+        is_row = self.n_envs == 1 and array.shape == shape
+        if is_row or isinstance(space, spaces.Discrete):  # the latter (n_envs,), stored as (n_envs, 1)
             array = array.reshape(self.n_envs, *shape)
         if array.shape != (self.n_envs, *shape):
             raise ValueError(
                 f"{name} has shape {array.shape}, expected {(self.n_envs, *shape)}: give the env's observation_space "
-                "that shape; images below VecNormalize need a VecTransposeImage there"
+                "that shape. VecTransposeImage and VecFrameStack must be below VecNormalize, not above it"
             )
         if np.issubdtype(array.dtype, np.floating):  # before it is made an integer, and after it is made smaller
             self._require_finite(array, name)

@@ -192,7 +192,7 @@ class FrameStorage:
                 f"of the last {self._n_watched} observations of shape {self.shape}, {self._n_whole} did not "
                 f"follow from the one before by a new frame, as stacks of {self.n_frames} frames do, and are kept "
                 "whole: if that goes on, write replay_buffer_kwargs=dict(frame_stack=None), which takes frames for "
-                "nothing special",
+                'nothing special; or frame_stack="auto" instead of a number, which finds stacks of any order',
                 stacklevel=2,
             )
         self._n_whole = self._n_watched = 0

@@ -177,12 +177,6 @@ class RainbowDQN(SavingDQN):
         instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
         instance_of("replay_buffer_kwargs", replay_buffer_kwargs, dict | None, "a dict of the buffer's arguments")
         instance_of("tensorboard_log", tensorboard_log, str | os.PathLike | None, "the path of a folder")
-        if exploration_initial_eps is None:
-            exploration_initial_eps = 0.0 if noisy else 1.0
-        if exploration_final_eps is None:
-            exploration_final_eps = 0.0 if noisy else 0.05
-        if exploration_fraction is None:
-            exploration_fraction = 0.1
         if not isinstance(policy, str) or policy not in self.policy_aliases:
             subclass_of("policy", policy, RainbowPolicy, "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'")
         if replay_buffer_class is not None:
@@ -208,10 +202,10 @@ class RainbowDQN(SavingDQN):
             switch("optimize_memory_usage", optimize_memory_usage),
             whole_number("n_steps", n_steps, 1),
             whole_number("target_update_interval", target_update_interval, 1),
-            number("exploration_fraction", exploration_fraction, 0, 1),
-            number("exploration_initial_eps", exploration_initial_eps, 0, 1),
-            number("exploration_final_eps", exploration_final_eps, 0, 1),
-            np.inf if max_grad_norm in (None, np.inf) else number("max_grad_norm", max_grad_norm, 0, above=True),
+            exploration_fraction,  # type: ignore[arg-type]  # None, which is replaced when the model is set up
+            exploration_initial_eps,  # type: ignore[arg-type]
+            exploration_final_eps,  # type: ignore[arg-type]
+            max_grad_norm,  # type: ignore[arg-type]
             whole_number("stats_window_size", stats_window_size, 1),
             tensorboard_log,
             policy_kwargs,
@@ -280,8 +274,18 @@ class RainbowDQN(SavingDQN):
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
+        # load(path, noisy=...) sets attributes unseen
         for name in ("double_q", "prioritized_replay", "amp", "compile", "overlap", *self._network_switches()):
-            switch(name, getattr(self, name))  # load(path, noisy=...) sets them unseen
+            switch(name, getattr(self, name))
+        eps = (0.0, 0.0) if self.noisy else (1.0, 0.05)
+        epsilon = {"exploration_fraction": 0.1, "exploration_initial_eps": eps[0], "exploration_final_eps": eps[1]}
+        for name, default in epsilon.items():
+            value = getattr(self, name)
+            setattr(self, name, number(name, default if value is None else value, 0, 1))
+        if self.max_grad_norm in (None, np.inf):
+            self.max_grad_norm = np.inf
+        else:
+            self.max_grad_norm = number("max_grad_norm", self.max_grad_norm, 0, above=True)
         taken = _constructor_arguments(self.replay_buffer_class)
         buffer_kwargs = {name: value for name, value in self._buffer_arguments().items() if name in taken}
         # What SB3 builds from is completed for the time of building only: it compares policy_kwargs on load, and says
@@ -310,7 +314,8 @@ class RainbowDQN(SavingDQN):
                 "stepping: leave overlap out"
             )
         self._busy_env: BusyWhileStepping | None = None
-        self._puts_off = False  # train() is put off: learn() has called it, between two rollouts
+        self._overlaps = False  # within learn(), with overlap=True
+        self._puts_off = False  # train() is put off then: learn() has called it, between two rollouts
         self._owed: list[tuple[int, int]] = []  # gradient steps and their batch size
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
@@ -475,7 +480,9 @@ class RainbowDQN(SavingDQN):
         """
         if deterministic or isinstance(observation, tuple):  # a tuple is a mistake that the policy explains
             return self.policy.predict(observation, state, episode_start, deterministic)
-        if isinstance(observation, list):
+        if isinstance(observation, dict):
+            observation = {key: np.asarray(value) for key, value in observation.items()}
+        elif isinstance(observation, list):
             observation = np.array(observation)
         is_batch = self.policy.is_vectorized_observation(observation)
         array = next(iter(observation.values())) if isinstance(observation, dict) else observation
@@ -518,7 +525,7 @@ class RainbowDQN(SavingDQN):
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        self._puts_off = self.overlap
+        self._overlaps = self.overlap
         if self.overlap:
             given = callback if isinstance(callback, list) else [callback] if callback is not None else []
             callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
@@ -526,18 +533,25 @@ class RainbowDQN(SavingDQN):
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         finally:
-            self._puts_off, self._owed, self._busy_env = False, [], None
+            self._overlaps, self._puts_off, self._owed, self._busy_env = False, False, [], None
         return self
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's; where gradient steps are owed they are made during the first step."""
-        puts_off, self._puts_off = self._puts_off, False  # what a callback trains is not
-        if puts_off:
+        self._puts_off = False  # what a callback trains is not
+        if self._overlaps:
             if self._busy_env is None or self._busy_env.venv is not env:
                 self._busy_env = BusyWhileStepping(env, self._make_owed_gradient_steps)
             env = self._busy_env
-        rollout = super().collect_rollouts(env, *args, **kwargs)
-        self._puts_off = puts_off
+        is_whole = False
+        try:
+            rollout = super().collect_rollouts(env, *args, **kwargs)
+            is_whole = rollout.continue_training
+        finally:
+            # SB3 does not store the step at which a callback ends a rollout: no window may run across it
+            if not is_whole and isinstance(self.replay_buffer, RainbowReplayBuffer):
+                self.replay_buffer.truncate_last_trajectory()
+        self._puts_off = self._overlaps
         return rollout
 
     def _make_owed_gradient_steps(self) -> None:
@@ -570,6 +584,7 @@ class RainbowDQN(SavingDQN):
             *super()._excluded_save_params(),
             "_loss_function",
             "_busy_env",
+            "_overlaps",
             "_puts_off",
             "_owed",
             "_training_log",

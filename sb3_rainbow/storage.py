@@ -251,7 +251,7 @@ _REMEDY = 'write the number of frames, which divides an axis, "auto", or None fo
 
 
 def _stacking_of(shape: tuple[int, ...], frame_stack: Any) -> Stacking | None:
-    n_frames = whole_number("frame_stack", frame_stack, 2)
+    n_frames = whole_number("frame_stack", frame_stack, 2, hint=_REMEDY)
     return next((stacking for stacking in possible_stackings(shape) if stacking.n_frames == n_frames), None)
 
 

@@ -106,9 +106,11 @@ def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | Non
     size = buffer.size()
     rows = np.arange(buffer.pos - min(size, _JUDGED_ROWS), buffer.pos) % buffer.buffer_size
     rewards = buffer._normalize_reward(buffer.rewards[rows], env)
-    low, high = discounted_range(rewards, (buffer.dones[rows] + buffer.timeouts[rows]) > 0, gamma)
-    if gamma < 1:  # episodes are short before the agent has learned
-        for_ever = float(rewards.mean()) / (1 - gamma)
+    dones, timeouts = buffer.dones[rows] > 0, buffer.timeouts[rows] > 0
+    low, high = discounted_range(rewards, dones | timeouts, gamma)
+    goes_on = timeouts | ~dones  # the reward of a terminal step comes once in an episode, however long that gets
+    if gamma < 1 and goes_on.any():  # episodes are short before the agent has learned
+        for_ever = float(rewards[goes_on].mean()) / (1 - gamma)
         low, high = min(low, for_ever), max(high, for_ever)
     return low, high
 

@@ -255,6 +255,17 @@ def test_no_gradient_clipping(value):
     assert RainbowDQN("MlpPolicy", "CartPole-v1", max_grad_norm=value).max_grad_norm == np.inf
 
 
+@pytest.mark.parametrize(("noisy", "initial", "final"), [(True, 0.0, 0.0), (False, 1.0, 0.05)])
+def test_none_stands_for_the_default_on_load_too(noisy, initial, final, tmp_path):
+    names = ("max_grad_norm", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+    RainbowDQN("MlpPolicy", "CartPole-v1", noisy=noisy, **dict.fromkeys(names, 0.5)).save(tmp_path / "model")
+    model = RainbowDQN.load(tmp_path / "model", **dict.fromkeys(names))
+    assert [getattr(model, name) for name in names] == [np.inf, 0.1, initial, final]
+    assert (model.exploration_schedule(1.0), model.exploration_schedule(0.0)) == (initial, final)
+    with pytest.raises(ValueError, match="exploration_final_eps=2"):
+        RainbowDQN.load(tmp_path / "model", exploration_final_eps=2)
+
+
 def test_train_freq_as_sb3_stores_it():
     model = RainbowDQN("MlpPolicy", "CartPole-v1", train_freq=(2, "episode"))
     assert RainbowDQN("MlpPolicy", "CartPole-v1", train_freq=model.train_freq).train_freq == model.train_freq

@@ -416,7 +416,7 @@ def test_a_number_too_large_for_the_space_is_refused():
         buffer.add(zeros, zeros, np.zeros(1), np.array([1e300]), np.zeros(1), [{}])
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4, 3), (3, 4, 4), (1, 48), (2, 3, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 4, 4, 3), (4, 4, 3), (1, 48), (2, 3, 4, 4)])
 def test_observations_of_another_shape_are_refused(shape):
     """A reshape would scramble an image with channels last."""
     buffer = make(4, space=spaces.Box(0, 255, (3, 4, 4), np.uint8))
@@ -515,3 +515,31 @@ def test_an_empty_key_is_stored():
         "none": (3, 0),
         "some": (3, 2),
     }
+    assert {key: rows.shape for key, rows in buffer.next_observations.items()} == {"none": (1, 1, 0), "some": (1, 1, 2)}
+
+
+def test_a_row_of_a_single_env_needs_no_axis_for_it():
+    """SB3's buffer takes such rows as well."""
+    row, next_row = np.array([0.1, 0.2, 0.3], np.float32), np.array([0.4, 0.5, 0.6], np.float32)
+    buffer = make()
+    buffer.add(row, next_row, np.int64(1), 1.0, False, [{}])
+    assert equal(at(buffer, 0).observations, th.from_numpy(row[None]))
+    assert equal(at(buffer, 0).next_observations, th.from_numpy(next_row[None]))
+    with pytest.raises(ValueError, match=r"observation has shape \(3,\), expected \(2, 3\)"):
+        make(n_envs=2).add(row, next_row, np.zeros(2), np.zeros(2), np.zeros(2), [{}, {}])
+
+
+@pytest.mark.parametrize(("name", "value"), [("action", np.zeros(2)), ("done", np.zeros(2)), ("infos", [{}, {}])])
+def test_of_a_row_that_is_refused_nothing_is_stored(name, value):
+    buffer = make(2)
+    fill(buffer, [1, 2])
+    before = [array.copy() for array in (buffer.observations, buffer.rewards, buffer.dones, buffer.timeouts)]
+    obs = np.ones((1, 3), np.float32)
+    row = {"action": np.zeros(1), "reward": np.zeros(1), "done": np.zeros(1), "infos": [{}]} | {name: value}
+    with pytest.raises(ValueError, match="cannot reshape"):
+        buffer.add(obs, obs, **row)
+    for earlier, array in zip(
+        before, (buffer.observations, buffer.rewards, buffer.dones, buffer.timeouts), strict=True
+    ):
+        np.testing.assert_array_equal(earlier, array)
+    assert buffer.pos == 0

@@ -14,7 +14,7 @@ from envs import Corridor
 from gymnasium import spaces
 from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -118,6 +118,17 @@ def test_epsilon_of_zero_and_one():
     np.testing.assert_array_equal(model.predict(obs)[0], model.predict(obs, deterministic=True)[0])
     model.exploration_rate = 1.0
     assert len(set(model.predict(obs)[0])) == 5
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_values_of_a_dict_may_be_lists_and_numbers(deterministic):
+    space = spaces.Dict({"a": spaces.Box(0, 1, (2,)), "d": spaces.Discrete(3)})
+    env = gym.make("CartPole-v1")
+    env = gym.wrappers.TransformObservation(env, lambda _: {"a": np.zeros(2, np.float32), "d": 0}, space)
+    model = make(env, "MultiInputPolicy")
+    action, _ = model.predict({"a": [0.1, 0.2], "d": 1}, deterministic=deterministic)
+    assert action.shape == ()
+    assert action in (0, 1)
 
 
 def test_actions_before_learning_starts_are_uniform():
@@ -446,6 +457,21 @@ def test_callbacks_see_the_last_gradient_steps_and_train_at_once_with_overlap():
     assert make(corridors(2), overlap=True).learn(100, lambda *_: True)._n_updates > 0
 
 
+def test_what_a_callback_trains_before_the_first_rollout_is_not_put_off():
+    class Pretraining(BaseCallback):
+        def _on_training_start(self):
+            before = self.model._n_updates
+            self.model.train(5, 16)
+            self.made = self.model._n_updates - before
+
+        def _on_step(self):
+            return True
+
+    callback = Pretraining()
+    make(corridors(2), overlap=True).learn(100).learn(10, callback, reset_num_timesteps=False)
+    assert callback.made == 5
+
+
 def test_copies_learn_on_their_own(monkeypatch):
     monkeypatch.setattr(th, "compile", partial(th.compile, backend="eager"))  # the tracing, without the C++
     for kwargs in ({"compile": True}, {"overlap": True}):
@@ -599,6 +625,32 @@ def test_no_window_runs_from_a_loaded_buffer_into_a_new_env(tmp_path):
     model.save_replay_buffer(tmp_path / "buffer")
     model = RainbowDQN.load(tmp_path / "model", env=corridors(1, length=100))
     model.load_replay_buffer(tmp_path / "buffer")
+    model.learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
+
+
+@ends_early
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_no_window_runs_across_the_step_at_which_a_callback_stops(n_envs):
+    """SB3 does not store that step: here the one in which the second episode ends."""
+    model = make(corridors(n_envs, length=5), n_steps=3, gamma=1.0, train_freq=1)
+    model.learn(100, StopTrainingOnMaxEpisodes(2 * n_envs))
+    last = model.replay_buffer.pos - 1
+    model.learn(6 * n_envs, reset_num_timesteps=False)
+    sample = model.replay_buffer._get_samples(np.arange((last - 2) * n_envs, (last + 1) * n_envs))
+    assert sample.rewards.reshape(3, n_envs).T.tolist() == [[2 + 3 + 4, 3 + 4, 4]] * n_envs
+    assert sample.next_observations[:, 1].tolist() == [4] * 3 * n_envs
+
+
+@ends_early
+def test_no_window_runs_across_a_step_that_is_refused():
+    env = Corridor(length=100)
+    model = make(env, n_steps=5, gamma=1.0, train_freq=1).learn(3)
+    step = env.step
+    env.step = lambda action: (*step(action)[:1], np.nan, False, False, {})
+    with pytest.raises(ValueError, match="reward=nan"):
+        model.learn(3, reset_num_timesteps=False)
+    env.step = step
     model.learn(6, reset_num_timesteps=False)
     assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
 
@@ -857,12 +909,30 @@ def test_observed_returns_by_hand():
     obs = np.zeros((1, 1), np.float32)
     for reward, done in [(1, False), (1, True), (-3, False)]:
         buffer.add(obs, obs, np.array([0]), np.array([reward]), np.array([done]), [{}])
-    # Episode returns 1.5 and -3; for ever: the mean reward of -1/3, twice
+    # Episode returns 1.5 and -3; for ever: the mean reward of -1 of steps that go on, twice
     assert observed_returns(buffer, gamma=0.5) == (-3.0, 1.5)
     for _ in range(20):  # wraps
         buffer.add(obs, obs, np.array([0]), np.array([2.0]), np.array([False]), [{}])
     low, high = observed_returns(buffer, gamma=0.99)
     assert (low, high) == (0.0, pytest.approx(200.0))
+
+
+def test_a_reward_for_the_end_of_an_episode_comes_once():
+    """Games won in six steps, one after the other: for ever would be a sixth of 100."""
+    buffer = ReplayBuffer(100, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    for step in range(60):
+        won = step % 6 == 5
+        buffer.add(obs, obs, np.array([0]), np.array([float(won)]), np.array([won]), [{}])
+    assert observed_returns(buffer, gamma=0.99) == (0.0, 1.0)
+
+
+def test_a_reward_goes_on_after_a_truncation():
+    buffer = ReplayBuffer(100, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    for _ in range(60):
+        buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([True]), [{"TimeLimit.truncated": True}])
+    assert observed_returns(buffer, gamma=0.99) == (0.0, pytest.approx(100.0))
 
 
 def test_the_range_that_is_proposed_holds_both_ends():
