@@ -1,11 +1,17 @@
-"""Ground floor: something to do while environments step."""
+"""Second floor: gradient steps that are made while environments step."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.dqn.dqn import DQN
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+SelfOverlappingDQN = TypeVar("SelfOverlappingDQN", bound="OverlappingDQN")
 
 
 class BusyWhileStepping(VecEnvWrapper):
@@ -51,3 +57,71 @@ class BeforeTrainingEnds(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.work()
+
+
+class OverlappingDQN(DQN):
+    """DQN that can put the gradient steps after a rollout off, until the envs are in the first step of the next one."""
+
+    overlap: bool
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        assert self.replay_buffer_class is not None
+        if self.overlap and issubclass(self.replay_buffer_class, HerReplayBuffer):
+            raise ValueError(
+                "overlap=True does not go with HerReplayBuffer, which asks the envs for rewards while they would be "
+                "stepping: leave overlap out"
+            )
+        self._busy_env: BusyWhileStepping | None = None
+        self._overlaps = False  # within learn(), with overlap=True
+        self._puts_off = False  # train() is put off then: learn() has called it, between two rollouts
+        self._owed: list[tuple[int, int]] = []  # gradient steps and their batch size
+
+    def learn(
+        self: SelfOverlappingDQN, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
+    ) -> SelfOverlappingDQN:
+        self._overlaps = self.overlap
+        if self.overlap:
+            given = callback if isinstance(callback, list) else [callback] if callback is not None else []
+            callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
+            callback = [BeforeTrainingEnds(self._make_owed_gradient_steps), *callbacks]
+        try:
+            return super().learn(total_timesteps, callback, *args, **kwargs)
+        finally:
+            self._overlaps, self._puts_off, self._owed, self._busy_env = False, False, [], None
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's; where gradient steps are owed they are made during the first step."""
+        self._puts_off = False  # what a callback trains is not
+        if self._overlaps:
+            if self._busy_env is None or self._busy_env.venv is not env:
+                self._busy_env = BusyWhileStepping(env, self._make_owed_gradient_steps)
+            env = self._busy_env
+        rollout = super().collect_rollouts(env, *args, **kwargs)
+        self._puts_off = self._overlaps
+        return rollout
+
+    def _put_off(self, gradient_steps: int, batch_size: int) -> bool:
+        """
+        :param gradient_steps: as ``train`` got it
+        :param batch_size: as ``train`` got it
+        :return: ``train`` will be called with them again, and has nothing to do now
+        """
+        if self._puts_off:
+            self._owed.append((gradient_steps, batch_size))
+        return self._puts_off
+
+    def _make_owed_gradient_steps(self) -> None:
+        self._puts_off = False
+        owed, self._owed = self._owed, []
+        try:
+            for gradient_steps, batch_size in owed:
+                self.train(gradient_steps, batch_size)
+        except BaseException:
+            self._last_obs = None  # the step that was made meanwhile is lost: the next learn() resets the env
+            raise
+        if owed:
+            self.policy.set_training_mode(False)  # the rollout goes on
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_busy_env", "_overlaps", "_puts_off", "_owed"]

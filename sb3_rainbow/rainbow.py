@@ -13,11 +13,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow.arguments import (
     agreement,
@@ -36,7 +35,7 @@ from sb3_rainbow.files import Path
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import noisy_layers, reset_noise
-from sb3_rainbow.overlap import BeforeTrainingEnds, BusyWhileStepping
+from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
@@ -45,7 +44,7 @@ from sb3_rainbow.watch import SupportWatch, TrainingLog
 SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
 
 
-class RainbowDQN(SavingDQN):
+class RainbowDQN(SavingDQN, OverlappingDQN):
     """
     Rainbow: DQN with six extensions, each a switch. With all of them off it is SB3's DQN.
 
@@ -308,15 +307,6 @@ class RainbowDQN(SavingDQN):
         if self.device.type == "cpu":
             keep_freed_memory()
         self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
-        if self.overlap and issubclass(self.replay_buffer_class, HerReplayBuffer):
-            raise ValueError(
-                "overlap=True does not go with HerReplayBuffer, which asks the envs for rewards while they would be "
-                "stepping: leave overlap out"
-            )
-        self._busy_env: BusyWhileStepping | None = None
-        self._overlaps = False  # within learn(), with overlap=True
-        self._puts_off = False  # train() is put off then: learn() has called it, between two rollouts
-        self._owed: list[tuple[int, int]] = []  # gradient steps and their batch size
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -329,8 +319,7 @@ class RainbowDQN(SavingDQN):
         :param batch_size: transitions in each
         :raises ValueError: when a loss or a gradient is not finite; weights and priorities are as before it then
         """
-        if self._puts_off:
-            self._owed.append((gradient_steps, batch_size))
+        if self._put_off(gradient_steps, batch_size):
             return
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -525,24 +514,9 @@ class RainbowDQN(SavingDQN):
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        self._overlaps = self.overlap
-        if self.overlap:
-            given = callback if isinstance(callback, list) else [callback] if callback is not None else []
-            callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
-            callback = [BeforeTrainingEnds(self._make_owed_gradient_steps), *callbacks]
-        try:
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        finally:
-            self._overlaps, self._puts_off, self._owed, self._busy_env = False, False, [], None
-        return self
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """As SB3's; where gradient steps are owed they are made during the first step."""
-        self._puts_off = False  # what a callback trains is not
-        if self._overlaps:
-            if self._busy_env is None or self._busy_env.venv is not env:
-                self._busy_env = BusyWhileStepping(env, self._make_owed_gradient_steps)
-            env = self._busy_env
         is_whole = False
         try:
             rollout = super().collect_rollouts(env, *args, **kwargs)
@@ -551,20 +525,7 @@ class RainbowDQN(SavingDQN):
             # SB3 does not store the step at which a callback ends a rollout: no window may run across it
             if not is_whole and isinstance(self.replay_buffer, RainbowReplayBuffer):
                 self.replay_buffer.truncate_last_trajectory()
-        self._puts_off = self._overlaps
         return rollout
-
-    def _make_owed_gradient_steps(self) -> None:
-        self._puts_off = False
-        owed, self._owed = self._owed, []
-        try:
-            for gradient_steps, batch_size in owed:
-                self.train(gradient_steps, batch_size)
-        except BaseException:
-            self._last_obs = None  # the step that was made meanwhile is lost: the next learn() resets the env
-            raise
-        if owed:
-            self.policy.set_training_mode(False)  # the rollout goes on
 
     def _setup_learn(
         self,
@@ -580,16 +541,7 @@ class RainbowDQN(SavingDQN):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "_loss_function",
-            "_busy_env",
-            "_overlaps",
-            "_puts_off",
-            "_owed",
-            "_training_log",
-            "_support_watch",
-        ]
+        return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch"]
 
 
 def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:

@@ -17,7 +17,6 @@ FLOORS = [
         "files": {"stable_baselines3"},
         "memory": {"numpy"},
         "compiled": {"torch"},
-        "overlap": {"numpy", "stable_baselines3"},
         "frames": {"numpy"},
     },
     {
@@ -31,6 +30,7 @@ FLOORS = [
         "buffers": {"numpy", "psutil", "torch", "gymnasium", "stable_baselines3"},
         "policies": {"numpy", "torch", "gymnasium", "stable_baselines3"},
         "saving": {"torch", "stable_baselines3"},
+        "overlap": {"numpy", "stable_baselines3"},
         "watch": {"numpy", "torch", "stable_baselines3"},
     },
     {"rainbow": {"numpy", "torch", "gymnasium", "stable_baselines3"}},
