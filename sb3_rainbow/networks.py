@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from sb3_rainbow.heads import Head
+from sb3_rainbow.noisy import fresh_noise
 
 DUELING_AGGREGATIONS = ("mean", "max")
 _NORM_EPS = 1e-5  # torch's
@@ -209,6 +210,18 @@ class RainbowNetwork(QNetwork):
         :return: Q-values (batch, n_actions)
         """
         return self.head.q_values(self.outputs(obs))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        """
+        :param observation: (batch, *obs_shape), or a dict of such tensors
+        :param deterministic: use the mean weights; otherwise each row gets noise of its own
+        :return: (batch,) greedy actions
+        """
+        n_samples = None
+        if not deterministic:
+            n_samples = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+        with fresh_noise(self, n_samples):
+            return super()._predict(observation)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()

@@ -1,6 +1,7 @@
 """Ground floor: noisy linear layers and the switch of their noise, which has nothing to do with train and eval mode."""
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from sb3_rainbow.arguments import number, one_of
 
 NOISE_KINDS = ("factorised", "independent")
+# Held while layers have the noise of one forward pass: another thread may act with the same network meanwhile
+NOISE_LOCK = threading.RLock()
 
 
 class NoisyLinear(nn.Module):
@@ -142,16 +145,17 @@ def reset_noise(module: nn.Module, n_samples: int | None = 1) -> None:
 @contextmanager
 def fresh_noise(module: nn.Module, n_samples: int | None) -> Iterator[None]:
     """
-    Use other noise for a while; afterwards the layers have the noise they had before.
+    Use other noise for a while; afterwards the layers have the noise they had before. Other threads wait for that.
 
     :param module: any module
     :param n_samples: as for ``NoisyLinear.reset_noise``
     """
     layers = noisy_layers(module)
-    before = [(layer._noise_in, layer._noise_out) for layer in layers]
-    reset_noise(module, n_samples)
-    try:
-        yield
-    finally:
-        for layer, noise in zip(layers, before, strict=True):
-            layer._noise_in, layer._noise_out = noise
+    with NOISE_LOCK:
+        before = [(layer._noise_in, layer._noise_out) for layer in layers]
+        reset_noise(module, n_samples)
+        try:
+            yield
+        finally:
+            for layer, noise in zip(layers, before, strict=True):
+                layer._noise_in, layer._noise_out = noise

@@ -2,7 +2,7 @@
 
 import importlib
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -13,14 +13,14 @@ from stable_baselines3.common.torch_layers import (
     FlattenExtractor,
     NatureCNN,
 )
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_rainbow.arguments import number, one_of, subclass_of, switch, whole_number
 from sb3_rainbow.heads import CategoricalHead, ScalarHead
 from sb3_rainbow.networks import DUELING_AGGREGATIONS, ConvExtractor, NatureConv, RainbowNetwork
-from sb3_rainbow.noisy import NOISE_KINDS, NoisyLinear, fresh_noise
+from sb3_rainbow.noisy import NOISE_KINDS, NoisyLinear
 
 # Beyond this float32 loses its footing
 _LARGEST = 1e30
@@ -40,7 +40,8 @@ class RainbowPolicy(DQNPolicy):
     :param net_arch: hidden layers of each stream (of the single head when not dueling). Default: [512] behind
         ``NatureConv``, [256] behind ``DataEfficientConv``, as SB3's DQN behind all others
     :param activation_fn: between linear layers
-    :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold
+    :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold. Default: that of
+        the class of the policy
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
     :param optimizer_kwargs: its arguments without the learning rate; Adam's default is
@@ -57,6 +58,7 @@ class RainbowPolicy(DQNPolicy):
     :raises ValueError: on an argument out of range
     """
 
+    default_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     q_net: RainbowNetwork
     q_net_target: RainbowNetwork
 
@@ -67,7 +69,7 @@ class RainbowPolicy(DQNPolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] | str = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | str | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -82,11 +84,12 @@ class RainbowPolicy(DQNPolicy):
         noise: str = "factorised",
         dueling_aggregation: str = "mean",
     ) -> None:
-        features_extractor_class = _extractor(features_extractor_class)
+        features_extractor_class = _extractor(features_extractor_class or self.default_features_extractor)
         _check_observations(features_extractor_class, observation_space)
         if not callable(activation_fn):
             raise ValueError(f"activation_fn={activation_fn!r} must be a class of modules, such as torch.nn.ReLU")
-        subclass_of("optimizer_class", optimizer_class, th.optim.Optimizer, "torch.optim.Adam")
+        made = optimizer_class.func if isinstance(optimizer_class, partial) else optimizer_class
+        subclass_of("optimizer_class", made, th.optim.Optimizer, "torch.optim.Adam")
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if issubclass(features_extractor_class, ConvExtractor):
             if not normalize_images:  # as SB3 does for NatureCNN
@@ -143,16 +146,6 @@ class RainbowPolicy(DQNPolicy):
             linear=linear if kwargs["noisy"] else nn.Linear,
         ).to(self.device)
 
-    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        """
-        :param obs: (batch, *obs_shape), or a dict of such tensors
-        :param deterministic: use the mean weights; otherwise each row gets noise of its own
-        :return: (batch,) greedy actions
-        """
-        batch_size = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        with fresh_noise(self.q_net, None if deterministic else batch_size):
-            return self.q_net._predict(obs)
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.rainbow_kwargs
 
@@ -160,15 +153,13 @@ class RainbowPolicy(DQNPolicy):
 class CnnPolicy(RainbowPolicy):
     """``RainbowPolicy`` for images: the Nature convolutions unless another features extractor is named."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"features_extractor_class": NatureConv, **kwargs})
+    default_features_extractor = NatureConv
 
 
 class MultiInputPolicy(RainbowPolicy):
     """``RainbowPolicy`` for Dict observations."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+    default_features_extractor = CombinedExtractor
 
 
 MlpPolicy = RainbowPolicy

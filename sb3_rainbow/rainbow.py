@@ -34,7 +34,7 @@ from sb3_rainbow.compiled import compiled
 from sb3_rainbow.files import Path
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork
-from sb3_rainbow.noisy import noisy_layers, reset_noise
+from sb3_rainbow.noisy import NOISE_LOCK, noisy_layers, reset_noise
 from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
@@ -172,7 +172,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         self.compile = switch("compile", compile)
         self.overlap = switch("overlap", overlap)
         self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
-        number("learning_rate", learning_rate(1.0) if callable(learning_rate) else learning_rate, 0)
+        number("learning_rate", float(learning_rate(1.0)) if callable(learning_rate) else learning_rate, 0)
         instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
         instance_of("replay_buffer_kwargs", replay_buffer_kwargs, dict | None, "a dict of the buffer's arguments")
         instance_of("tensorboard_log", tensorboard_log, str | os.PathLike | None, "the path of a folder")
@@ -180,7 +180,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
             subclass_of("policy", policy, RainbowPolicy, "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'")
         if replay_buffer_class is not None:
             subclass_of("replay_buffer_class", replay_buffer_class, ReplayBuffer, "None for the default")
-        verbose = whole_number("verbose", verbose, 0)
+        verbose = whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
         if env is not None or _init_setup_model:  # load() may do without
             instance_of("env", env, str | gym.Env | VecEnv, "an environment, or its name")
             env = maybe_make_env(env, verbose)
@@ -251,10 +251,17 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
 
     def _warn_of_idle_switches(self, buffer_class: type[ReplayBuffer]) -> None:
         idle = []
-        if self.n_steps > 1 and "n_steps" not in _constructor_arguments(buffer_class):
-            idle.append(f"n_steps={self.n_steps}")
-        if self.prioritized_replay and not hasattr(buffer_class, "update_priorities"):
-            idle.append("prioritized_replay=True")
+        taken = _constructor_arguments(buffer_class)
+        if issubclass(buffer_class, RainbowReplayBuffer):  # gradient steps hand it the rest
+            defaults = inspect.signature(RainbowReplayBuffer).parameters
+            for name in ("prioritized_replay", "prioritized_replay_alpha"):
+                if name not in taken and getattr(self, name) != defaults[name].default:
+                    idle.append(f"{name}={getattr(self, name)}")
+        else:
+            if self.n_steps > 1 and "n_steps" not in taken:
+                idle.append(f"n_steps={self.n_steps}")
+            if self.prioritized_replay and not hasattr(buffer_class, "update_priorities"):
+                idle.append("prioritized_replay=True")
         if idle:
             warnings.warn(
                 f"{' and '.join(idle)} will have no effect: replay_buffer_class={buffer_class.__name__} does not "
@@ -340,16 +347,17 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         :return: what is logged of this step, by name
         """
         self._require_finite(rewards=batch.rewards)
-        reset_noise(self.q_net)
-        reset_noise(self.q_net_target)
         discounts = self.gamma if getattr(batch, "discounts", None) is None else batch.discounts
         weights = getattr(batch, "weights", None)
         # Not compiled: the compiler's own loops over bytes take up to four times as long
         image_dtype = th.bfloat16 if self.amp else th.float32
         obs, next_obs = (self.q_net.prepared(o, image_dtype) for o in (batch.observations, batch.next_observations))
-        loss, priorities, log = self._loss_function(
-            self, obs, batch.actions, next_obs, batch.rewards, (1 - batch.dones) * discounts, weights
-        )
+        with NOISE_LOCK:
+            reset_noise(self.q_net)
+            reset_noise(self.q_net_target)
+            loss, priorities, log = self._loss_function(
+                self, obs, batch.actions, next_obs, batch.rewards, (1 - batch.dones) * discounts, weights
+            )
         self.policy.optimizer.zero_grad()
         loss.backward()
         grad_norm = self._clip_gradient()
@@ -437,7 +445,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         means, steps = self._training_log.record(self.logger)
         buffer = self.replay_buffer
         if isinstance(buffer, RainbowReplayBuffer) and isinstance(buffer.sampler, PrioritizedSampler):
-            self.logger.record("train/beta", buffer.beta)
+            self.logger.record("train/beta", self.prioritized_replay_beta)
             self.logger.record("train/max_priority", buffer.sampler.max_priority)
         if "support_edge" in means and isinstance(getattr(buffer, "rewards", None), np.ndarray):
             assert buffer is not None
@@ -510,8 +518,9 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         last_step = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
         if 0 < last_step <= self.learning_starts:
             warnings.warn(
-                f"learn({total_timesteps}) ends at env step {last_step}, before learning starts: nothing will be "
-                f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
+                f"learn({total_timesteps}) ends at env step {last_step}, before learning starts: little or "
+                "nothing will be learned. Train for more than "
+                f"learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -63,7 +63,8 @@ class SavingDQN(DQN):
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
         """
-        Load state dicts, those of a file that was saved with ``play_only=True`` too; see SB3's ``BaseAlgorithm``.
+        Load state dicts; see SB3's ``BaseAlgorithm``. Those of a file that was saved with ``play_only=True`` are enough
+        for ``exact_match``: the target network gets the same weights then, and the optimizer starts afresh.
 
         :param load_path_or_dict: a saved model, or what ``get_parameters`` returned
         :param exact_match: raise an error when a parameter is missing or unknown
@@ -74,10 +75,12 @@ class SavingDQN(DQN):
         else:
             parameters = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
         online = {name for name in self.policy.state_dict() if not name.startswith(_TARGET_PREFIX)}
-        if parameters.keys() == {"policy"} and parameters["policy"].keys() == online:  # saved with play_only=True
+        is_play_only = parameters.keys() == {"policy"} and parameters["policy"].keys() == online
+        if exact_match and is_play_only:
             weights: dict[str, th.Tensor] = parameters["policy"]
             target = {name.replace("q_net.", _TARGET_PREFIX, 1): value for name, value in weights.items()}
-            parameters = {"policy": weights | target, "policy.optimizer": self.policy.optimizer.state_dict()}
+            optimizer = self.policy.optimizer.state_dict() | {"state": {}}
+            parameters = {"policy": weights | target, "policy.optimizer": optimizer}
         super().set_parameters(parameters, exact_match, device)
 
     @classmethod

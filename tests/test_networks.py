@@ -27,6 +27,14 @@ def make(space=VECTOR, policy_class=MlpPolicy, **kwargs):
     return policy_class(space, ACTIONS, lambda _: 1e-3, **kwargs)
 
 
+def test_policies_take_their_arguments_in_the_order_of_sb3s():
+    space = spaces.Box(0, 255, (3, 40, 40), np.uint8)
+    arguments = space, ACTIONS, lambda _: 1e-3, [8], nn.Tanh, NatureCNN
+    ours, theirs = CnnPolicy(*arguments), DQNCnnPolicy(*arguments)
+    assert type(ours.q_net.features_extractor) is type(theirs.q_net.features_extractor) is NatureCNN
+    assert isinstance(ours.q_net.q_net[1], nn.Tanh)
+
+
 def test_nature_convolutions_have_the_published_shapes():
     extractor = NatureConv(ATARI)
     assert [tuple(p.shape) for p in extractor.parameters() if p.dim() == 4] == [

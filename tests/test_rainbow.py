@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import threading
 import warnings
 from functools import partial
 from typing import NamedTuple
@@ -131,6 +132,61 @@ def test_the_values_of_a_dict_may_be_lists_and_numbers(deterministic):
     assert action in (0, 1)
 
 
+@pytest.mark.parametrize("work", ["predict", "train"])
+def test_another_thread_may_act_meanwhile(work):
+    """What one thread does with a network waits until the other has its outputs, or they would share their noise."""
+    model = make(learning_starts=20).learn(30)
+    let_noise_decide(model)
+    observations = np.random.default_rng(0).normal(size=(40, 4))
+    expected, _ = model.predict(observations, deterministic=True)
+    first_is_inside, second_is_inside, results = threading.Event(), threading.Event(), []
+
+    def wait_inside(*_):
+        if threading.current_thread() is second:
+            second_is_inside.set()
+        else:
+            first_is_inside.set()
+            results.append(second_is_inside.wait(0.5))
+
+    second = threading.Thread(target=lambda: first_is_inside.wait() and model.predict(observations))
+    with model.q_net.features_extractor.register_forward_pre_hook(wait_inside):
+        second.start()
+        if work == "predict":
+            np.testing.assert_array_equal(model.predict(observations, deterministic=True)[0], expected)
+        else:
+            model.train(1, batch_size=16)
+        second.join()
+    assert not any(results)
+    assert second_is_inside.is_set()
+
+
+def test_the_network_itself_predicts_as_the_model_does():
+    model = make()
+    let_noise_decide(model)
+    observations = np.random.default_rng(0).normal(size=(40, 4))
+    expected, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_array_equal(model.q_net.predict(observations, deterministic=True)[0], expected)
+    assert not np.array_equal(model.q_net.predict(observations)[0], expected)
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_the_policy_can_be_exported_for_batches_of_any_size(noisy):
+    class Deployed(nn.Module):
+        def __init__(self, policy):
+            super().__init__()
+            self.policy = policy
+
+        def forward(self, obs):
+            return self.policy(obs, deterministic=True)
+
+    model = make(noisy=noisy)
+    batch = th.export.Dim("batch", min=1, max=64)
+    exported = th.export.export(Deployed(model.policy).eval(), (th.randn(3, 4),), dynamic_shapes={"obs": {0: batch}})
+    observations = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    actions = exported.module()(th.from_numpy(observations)).numpy()
+    np.testing.assert_array_equal(actions, model.predict(observations, deterministic=True)[0])
+
+
 def test_actions_before_learning_starts_are_uniform():
     model = make(Corridor(length=200, n_actions=4), learning_starts=400, learning_rate=1.0)
     record = Record(lambda callback: int(callback.locals["actions"][0]))
@@ -177,7 +233,10 @@ def test_a_float_of_timesteps_as_users_write_it():
     assert make().learn(1e2).num_timesteps == 100
 
 
-@pytest.mark.parametrize("schedule", [lambda progress: 1e-3 * progress, LinearSchedule(1e-3, 0.0, 1.0)])
+@pytest.mark.parametrize(
+    "schedule",
+    [lambda progress: 1e-3 * progress, LinearSchedule(1e-3, 0.0, 1.0), lambda progress: np.asarray(1e-3 * progress)],
+)
 def test_a_learning_rate_schedule_is_followed(schedule):
     model = make(learning_rate=schedule, train_freq=1).learn(200)
     assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 1 / 200, abs=1e-5)
@@ -587,9 +646,12 @@ def test_beta_never_falls_when_training_is_continued(reset_num_timesteps, tmp_pa
     assert model.prioritized_replay_beta == 1.0
     model.save(tmp_path / "model")
     model = RainbowDQN.load(tmp_path / "model", env=model.get_env())
+    model.set_logger(configure(str(tmp_path), ["csv"]))
     beta = Record(lambda callback: callback.model.prioritized_replay_beta)
-    model.learn(200, callback=beta, reset_num_timesteps=reset_num_timesteps)
+    model.learn(200, callback=beta, reset_num_timesteps=reset_num_timesteps, log_interval=1)
     assert set(beta.values) == {1.0}
+    with (tmp_path / "progress.csv").open() as file:
+        assert {float(row["train/beta"]) for row in csv.DictReader(file)} == {1.0}
     assert model.replay_buffer.beta == 1.0
 
 
@@ -753,6 +815,22 @@ def test_one_warning_names_just_the_switches_without_effect():
         make(replay_buffer_class=ReplayBuffer, n_steps=1, prioritized_replay=False)
         make(replay_buffer_class=NStepReplayBuffer, prioritized_replay=False)
         make(replay_buffer_class=RainbowReplayBuffer)
+
+
+def test_a_buffer_derived_from_ours_may_have_the_signature_of_sb3s():
+    class Mine(RainbowReplayBuffer):
+        def __init__(self, buffer_size, observation_space, action_space, device="auto", n_envs=1,
+                     optimize_memory_usage=False):  # fmt: skip
+            super().__init__(buffer_size, observation_space, action_space, device, n_envs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make(replay_buffer_class=Mine, n_steps=5, gamma=0.9, train_freq=1)
+    model.learn(60)
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (5, 0.9)
+    lost = r"^prioritized_replay=False and prioritized_replay_alpha=0.7 will have no effect"
+    with pytest.warns(UserWarning, match=lost):
+        make(replay_buffer_class=Mine, prioritized_replay=False, prioritized_replay_alpha=0.7)
 
 
 def test_n_steps_and_gamma_reach_a_users_buffer_through_keyword_arguments():
@@ -954,6 +1032,12 @@ def test_callbacks_and_evaluation(tmp_path):
     assert (tmp_path / "best_model.zip").exists()
     mean, _ = evaluate_policy(RainbowDQN.load(tmp_path / "best_model"), gym.make("CartPole-v1"), 3)
     assert mean >= 8
+
+
+def test_arguments_that_sb3_takes_are_taken():
+    model = make(verbose=True, policy_kwargs={"optimizer_class": partial(th.optim.SGD, momentum=0.9)}).learn(100)
+    assert model.verbose == 1
+    assert model.policy.optimizer.param_groups[0]["momentum"] == 0.9
 
 
 def test_set_env_and_get_parameters():

@@ -95,6 +95,25 @@ def test_play_only_is_small_and_plays(model, tmp_path):
     assert set(loaded.get_parameters()) == {"policy", "policy.optimizer"}
 
 
+def test_play_only_parameters_bring_no_optimizer_state_of_other_weights(tmp_path):
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", **SMALL).learn(100)
+    model.save(tmp_path / "play", play_only=True)
+    assert model.policy.optimizer.state_dict()["state"]
+    model.set_parameters(tmp_path / "play.zip")
+    assert model.policy.optimizer.state_dict()["state"] == {}
+
+
+def test_weights_of_the_online_network_alone_leave_the_target_network_as_it_is():
+    """As in SB3, where the match need not be exact."""
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", **SMALL)
+    online = {name: value + 1 for name, value in model.policy.state_dict().items() if name.startswith("q_net.")}
+    before = {name: value.clone() for name, value in model.q_net_target.state_dict().items()}
+    model.set_parameters({"policy": online}, exact_match=False)
+    for name, value in model.q_net_target.state_dict().items():
+        assert th.equal(value, before[name])
+        assert th.equal(model.q_net.state_dict()[name], before[name] + 1)
+
+
 def test_play_only_parameters_can_be_set_too(model, tmp_path):
     model.save(tmp_path / "play", play_only=True)
     other = RainbowDQN("MlpPolicy", "CartPole-v1", **{**SMALL, "seed": 1})
