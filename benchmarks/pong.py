@@ -65,13 +65,17 @@ PUBLISHED = {
 }
 
 
-def setting(variant: str) -> dict[str, Any]:
+def setting(variant: str, steps: int) -> dict[str, Any]:
     """
     :param variant: its switches
+    :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
     :return: arguments of RainbowDQN: the shipped Pong entry, in bfloat16 and compiled. Where nothing is noisy, epsilon
         falls from 1, as published, but not to 0.02: 0.01 alone cost a network that won by 20 points 3.6 of them
     """
     entry = yaml.safe_load(ENTRIES.read_text())["PongNoFrameskip-v4"]
+    scale = entry["n_timesteps"] / steps
+    entry["exploration_fraction"] = min(entry["exploration_fraction"] * scale, 1.0)
+    entry["prioritized_replay_beta_fraction"] = min(scale, 1.0)
     for name in ("env_wrapper", "frame_stack", "n_envs", "n_timesteps", "policy"):
         del entry[name]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"])  # as RL Zoo does
@@ -153,7 +157,7 @@ def train(variant: str, seed: int, steps: int, checkpoints: Path) -> None:
         model.load_replay_buffer(checkpoint / "replay_buffer")
         rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
     else:
-        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", **setting(variant))
+        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", **setting(variant, steps))
         rows = []
     left = steps - model.num_timesteps
     if left > 0 and not (len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]):
@@ -236,7 +240,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(SWITCHES), choices=SWITCHES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--steps", type=int, default=500_000)
+    parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
