@@ -198,8 +198,8 @@ def print_table() -> None:
             reached = [next((row for row in run[99:] if row["mean_of_100"] >= goal), None) for run in runs]
             for name in ("env_steps", "episode", "minutes"):
                 cells.append(spread([row[name] for row in reached if row], len(runs)))
-        zero, solved, games = PUBLISHED.get(variant, ("-", "-", "-"))
-        print(f"| {variant} | {len(runs)} | {' | '.join(cells)} | {zero} to 0, {solved} to 18, {games} games |")
+        published = "{:,} to 0, {:,} to 18, {} games".format(*PUBLISHED[variant]) if variant in PUBLISHED else ""
+        print(f"| {variant} | {len(runs)} | {' | '.join(cells)} | {published} |")
 
 
 def draw_curves() -> None:
