@@ -9,6 +9,7 @@ return that came after them. Without error the two would be equal.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -28,7 +29,7 @@ def compare(weights: Path) -> tuple[float, float]:
     """
     model = RainbowDQN.load(weights, device="cpu", buffer_size=1)
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=1000)
-    obs = env.reset()
+    obs: Any = env.reset()
     values, rewards, ends = [], [], []
     for _ in range(STEPS + MORE_STEPS):
         with th.no_grad(), fresh_noise(model.q_net, None):
