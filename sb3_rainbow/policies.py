@@ -84,7 +84,9 @@ class RainbowPolicy(DQNPolicy):
         noise: str = "factorised",
         dueling_aggregation: str = "mean",
     ) -> None:
-        features_extractor_class = _extractor(features_extractor_class or self.default_features_extractor)
+        if features_extractor_class is None:
+            features_extractor_class = self.default_features_extractor
+        features_extractor_class = _extractor(features_extractor_class)
         _check_observations(features_extractor_class, observation_space)
         if not callable(activation_fn):
             raise ValueError(f"activation_fn={activation_fn!r} must be a class of modules, such as torch.nn.ReLU")

@@ -109,6 +109,7 @@ BAD_NETWORKS = [
     ("features_extractor_class", "NatureConv"),
     ("features_extractor_class", "sb3_rainbow.networks.Nothing"),
     ("features_extractor_class", "no.such.module"),
+    ("features_extractor_class", ""),
     ("noise", ["pink"]),
     ("normalize_images", "no"),
     ("activation_fn", "tanh"),
