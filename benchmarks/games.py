@@ -10,10 +10,8 @@ returns: of whole games, unclipped. The table has the mean of the last 100 games
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import pandas as pd
 import rl_zoo3
 import torch as th
 import yaml
+from machine import run_side_by_side
 from stable_baselines3 import DQN
 from training_curve import read_curve
 
@@ -91,12 +90,11 @@ def print_table(games: list[str]) -> None:
     print("|" + "---|" * (len(marks) + 5))
     for game in games:
         for name, curve in runs(game).items():
-            last = curve.iloc[-1]
-            at = [curve[curve["env_steps"] <= mark].iloc[-1]["mean_return"] for mark in marks] + [last["mean_return"]]
-            print(
-                f"| {name} | {' | '.join(f'{mean:.1f}' for mean in at)} | {curve['return'].max():.0f} "
-                f"| {last['env_steps']:,.0f} | {last['minutes']:.0f} |"
-            )
+            last, steps = curve.iloc[-1], curve["env_steps"]
+            means = [curve[steps <= mark].iloc[-1]["mean_return"] for mark in marks if mark <= last["env_steps"]]
+            cells = [f"{mean:.1f}" for mean in means] + ["-"] * (len(marks) - len(means))
+            cells += [f"{last['mean_return']:.1f}", f"{curve['return'].max():.0f}", f"{last['env_steps']:,.0f}"]
+            print(f"| {name} | {' | '.join(cells)} | {last['minutes']:.0f} |")
 
 
 def draw(games: list[str]) -> None:
@@ -127,19 +125,13 @@ def main() -> None:
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        with ThreadPoolExecutor(args.jobs) as pool:
-            started = [
-                pool.submit(
-                    subprocess.run,
-                    [*command, game, "--learners", learner, "--seeds", str(seed)],
-                    check=True,
-                )
-                for game in args.games
-                for seed in args.seeds
-                for learner in args.learners
-            ]
-        for run in started:
-            run.result()
+        runs_of_games = [
+            [*command, game, "--learners", learner, "--seeds", str(seed)]
+            for game in args.games
+            for seed in args.seeds
+            for learner in args.learners
+        ]
+        run_side_by_side(runs_of_games, args.jobs)
     print_table(args.games)
     draw(args.games)
 

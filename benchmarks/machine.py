@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def write_table(name: str, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, [*rows[0], "machine", "versions"])
         writer.writeheader()
         writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in rows)
+
+
+def run_side_by_side(commands: list[list[str]], jobs: int) -> None:
+    """
+    :param commands: of processes
+    :param jobs: so many run at a time
+    :raises subprocess.CalledProcessError: when one has failed, after all have ended
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        started = [pool.submit(subprocess.run, command, check=True) for command in commands]
+    for run in started:
+        run.result()
 
 
 def measure_in_turn(

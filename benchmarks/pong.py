@@ -15,10 +15,8 @@ first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 10
 
 import argparse
 import csv
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 import yaml
+from machine import run_side_by_side
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -257,14 +256,10 @@ def main() -> None:
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
         command += ["--checkpoints", str(args.checkpoints)]
-        with ThreadPoolExecutor(args.jobs) as pool:
-            runs = [
-                pool.submit(subprocess.run, [*command, "--variants", variant, "--seeds", str(seed)], check=True)
-                for seed in args.seeds
-                for variant in args.variants
-            ]
-        for run in runs:
-            run.result()
+        runs = [
+            [*command, "--variants", variant, "--seeds", str(seed)] for seed in args.seeds for variant in args.variants
+        ]
+        run_side_by_side(runs, args.jobs)
     print_table()
     draw_curves()
 

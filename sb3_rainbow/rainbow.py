@@ -172,7 +172,8 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         self.compile = switch("compile", compile)
         self.overlap = switch("overlap", overlap)
         self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
-        number("learning_rate", float(learning_rate(1.0)) if callable(learning_rate) else learning_rate, 0)
+        rate: Any = learning_rate(1.0) if callable(learning_rate) else learning_rate
+        number("learning_rate", rate.item() if isinstance(rate, np.ndarray | th.Tensor) else rate, 0)
         instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
         instance_of("replay_buffer_kwargs", replay_buffer_kwargs, dict | None, "a dict of the buffer's arguments")
         instance_of("tensorboard_log", tensorboard_log, str | os.PathLike | None, "the path of a folder")

@@ -189,7 +189,7 @@ def test_switches_given_to_load(tmp_path):
         RainbowDQN.load(tmp_path / "model", double_q="x")
 
 
-@pytest.mark.parametrize("rate", [float("nan"), -1.0])
+@pytest.mark.parametrize("rate", [float("nan"), -1.0, None, np.array(float("nan"))])
 def test_a_schedule_that_starts_badly(rate):
     with pytest.raises(ValueError, match="learning_rate="):
         RainbowDQN("MlpPolicy", "CartPole-v1", learning_rate=lambda _: rate)
