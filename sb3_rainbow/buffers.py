@@ -128,8 +128,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         self._require_finite(reward, "reward")
         action = np.asarray(action).reshape(self.n_envs, self.action_dim)
         done = np.asarray(done, dtype=bool).reshape(self.n_envs)
-        is_timeout = [self.handle_timeout_termination and info.get("TimeLimit.truncated", False) for info in infos]
-        timeouts = np.array(is_timeout).reshape(self.n_envs)
+        timeouts = np.zeros(self.n_envs, dtype=bool)
+        if self.handle_timeout_termination:
+            timeouts = np.array([info.get("TimeLimit.truncated", False) for info in infos]).reshape(self.n_envs)
 
         self.storage.put(self.pos, obs, next_obs, done)
         self.actions[self.pos] = action
@@ -229,19 +230,22 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
-        """A copy of the observations stored so far, (size, n_envs, *obs_shape), or a dict of such arrays."""
+        """A copy, not to be written to, of those stored so far, (size, n_envs, *obs_shape), or a dict of them."""
         return self._all_rows(self.storage.get)
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
-        """A copy of the next observations stored so far, shaped as ``observations``."""
+        """As ``observations``, of the next observations."""
         return self._all_rows(self.storage.get_next)
 
     def _all_rows(self, get: Callable[[np.ndarray, np.ndarray], Observation]) -> Observation:
+        def read_only(rows: np.ndarray) -> np.ndarray:
+            rows = rows.reshape(self.size(), self.n_envs, *rows.shape[1:])
+            rows.flags.writeable = False  # in SB3's buffer writing to them changes what is stored
+            return rows
+
         rows = get(*np.divmod(np.arange(self.size() * self.n_envs), self.n_envs))
-        if isinstance(rows, dict):
-            return {key: array.reshape(self.size(), self.n_envs, *array.shape[1:]) for key, array in rows.items()}
-        return rows.reshape(self.size(), self.n_envs, *rows.shape[1:])
+        return {key: read_only(array) for key, array in rows.items()} if isinstance(rows, dict) else read_only(rows)
 
     def _warn_if_it_will_not_fit(self, size: int) -> None:
         size += sum(array.nbytes for array in (self.actions, self.rewards, self.dones, self.timeouts))
@@ -250,9 +254,10 @@ class RainbowReplayBuffer(ReplayBuffer):
         if size > free:
             self._next_size_check = np.inf
             capacity = self.buffer_size * self.n_envs
+            fitting = int(0.99 * capacity * free / size)  # the tree and the chunks of frames grow in steps
             warnings.warn(
                 f"the replay buffer of {capacity} transitions will need {size / 1e9:.3g} GB when it is full, but only "
-                f"{free / 1e9:.3g} GB of memory are there for it: write buffer_size={capacity * free // size} or less",
+                f"{free / 1e9:.3g} GB of memory are there for it: write buffer_size={fitting} or less",
                 stacklevel=3,
             )
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from sb3_rainbow.memory import ReusedArrays
 
-# Bytes that are asked for at once: small beside a full buffer, as up to one chunk more than it needs is held
-_CHUNK_BYTES = 2**25
+# Memory is asked for in chunks: up to two more than it needs are held. So a chunk is at most so many bytes, and a small
+# part of the buffer, but of so many frames at least
+_CHUNK_BYTES, _CHUNK_PART, _CHUNK_FRAMES = 2**25, 256, 64
 _AGE = np.uint32
 _ZERO = -1  # the id of the frame of zeros, which is not kept at all
-# Of so many rows it is judged how many had to be kept whole, and said, once, when most had
+# Over so many rows it is judged how many frames they take, and said, once, when most had to be kept whole
 _JUDGED_ROWS = 1_000
 
 
@@ -27,7 +28,8 @@ class FramePool:
     def __init__(self, frame_shape: tuple[int, ...], dtype: Any, capacity: int) -> None:
         self.frame_shape, self.dtype = frame_shape, np.dtype(dtype)
         self.frame_bytes = int(np.prod(frame_shape)) * self.dtype.itemsize
-        self.chunk_frames = min(max(_CHUNK_BYTES // max(self.frame_bytes, 1), 1), capacity)
+        largest = min(_CHUNK_BYTES // max(self.frame_bytes, 1), max(capacity // _CHUNK_PART, _CHUNK_FRAMES), capacity)
+        self.chunk_frames = max(largest, 1)
         self.next_id = 0
         self._chunks: dict[int, np.ndarray] = {}  # by number, id // chunk_frames, in ascending order
         self._spare: list[np.ndarray] = []
@@ -55,10 +57,8 @@ class FramePool:
         """
         :param first_id: the frames before this one will not be read any more
         """
-        for number in list(self._chunks):
-            if (number + 1) * self.chunk_frames > first_id:
-                break
-            self._spare.append(self._chunks.pop(number))
+        while (oldest := next(iter(self._chunks), first_id)) < first_id // self.chunk_frames:
+            self._spare.append(self._chunks.pop(oldest))
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
         """
@@ -73,7 +73,8 @@ class FramePool:
             number, first = divmod(stack[0], self.chunk_frames)
             end = first + stack[-1] - stack[0] + 1
             if sliced and end <= self.chunk_frames:
-                stacks[row] = self._chunks[number][first : end : stack[1] - stack[0]]
+                step = stack[1] - stack[0] if len(stack) > 1 else 1
+                stacks[row] = self._chunks[number][first:end:step]
                 continue
             for column, frame in enumerate(stack):
                 number, offset = divmod(frame, self.chunk_frames)
@@ -94,7 +95,7 @@ class FrameStorage:
     :param shape: of one observation
     :param dtype: of one observation
     :param axis: along which frames are stacked
-    :param n_frames: number of frames in a stack, at least 2
+    :param n_frames: number of frames in a stack; with 1 a row shares its next observation with the row that follows
     :param newest_first: the newest frame is the first of a stack, not the last
     """
 
@@ -120,7 +121,7 @@ class FrameStorage:
         self._newest: np.ndarray | None = None  # (n_envs, n_frames, *frame_shape), what was put as next observation
         self._newest_ids = np.full((n_envs, n_frames), _ZERO)
         self._first_frames = self._n_rows = 0  # frames of the first rows; rows put since then
-        self._n_whole = self._n_watched = 0  # rows that do not follow the one before; those that were looked at
+        self._watched_frames = self._n_watched = 0  # frames before the rows that are looked at; number of these rows
         self._has_warned = False
 
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
@@ -138,10 +139,10 @@ class FrameStorage:
             next_ids[moves_on, -1] = self.pool.append(next_stacks[moves_on, -1])
             next_ids[~moves_on] = self._append_whole(next_stacks[~moves_on])
         if self._newest is None:
-            self._first_frames = self.pool.next_id
+            self._first_frames = self._watched_frames = self.pool.next_id
         else:
             self._n_rows += self.n_envs
-            self._watch(self.n_envs - int((continues & moves_on).sum()))
+            self._watch()
         self._newest, self._newest_ids = next_stacks.copy(order="K"), next_ids
 
         both = np.stack((ids, next_ids), axis=1)  # (n_envs, 2, n_frames)
@@ -166,7 +167,8 @@ class FrameStorage:
         if self._n_rows >= _JUDGED_ROWS:  # if rows are kept whole, and episodes end, as often as so far
             n_frames = max((self.pool.next_id - self._first_frames) / self._n_rows, 1)
         index_bytes = frame_storage_bytes(0, self.n_frames)
-        return int(self.n_slots * self.n_envs * (n_frames * self.pool.frame_bytes + index_bytes))
+        n_bytes = self.n_slots * self.n_envs * (n_frames * self.pool.frame_bytes + index_bytes)
+        return int(n_bytes) + 2 * self.pool.chunk_frames * self.pool.frame_bytes
 
     def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
         rows = (slots * self.n_envs + envs) * 2 + which
@@ -181,21 +183,23 @@ class FrameStorage:
         """(n_envs, *shape) -> (n_envs, n_frames, *frame_shape), oldest first"""
         return np.moveaxis(obs.reshape(-1, *self._split), self.axis + 1, 1)[:, :: self._order]
 
-    def _watch(self, n_whole: int) -> None:
+    def _watch(self) -> None:
         self._n_watched += self.n_envs
-        self._n_whole += n_whole
         if self._n_watched < _JUDGED_ROWS:
             return
-        if not self._has_warned and 2 * self._n_whole > self._n_watched:
+        frames_per_row = (self.pool.next_id - self._watched_frames) / self._n_watched
+        # A row takes one frame, or up to all of both observations where neither follows from the one before
+        if not self._has_warned and frames_per_row > (self.n_frames + 2) / 2:
             self._has_warned = True
             warnings.warn(
-                f"of the last {self._n_watched} observations of shape {self.shape}, {self._n_whole} did not "
-                f"follow from the one before by a new frame, as stacks of {self.n_frames} frames do, and are kept "
-                "whole: if that goes on, write replay_buffer_kwargs=dict(frame_stack=None), which takes frames for "
-                'nothing special; or frame_stack="auto" instead of a number, which finds stacks of any order',
+                f"most of the last {self._n_watched} observations of shape {self.shape} did not follow from the one "
+                f"before by a new frame, as stacks of {self.n_frames} frames do, and are kept whole: "
+                f"{frames_per_row:.1f} frames for each. If that goes on, write "
+                f"replay_buffer_kwargs=dict(frame_stack=None), which keeps {2 * self.n_frames} for each and takes "
+                'less time; or frame_stack="auto" instead of a number, which finds stacks of any order',
                 stacklevel=2,
             )
-        self._n_whole = self._n_watched = 0
+        self._watched_frames, self._n_watched = self.pool.next_id, 0
 
     def _append_whole(self, stacks: np.ndarray) -> np.ndarray:
         """

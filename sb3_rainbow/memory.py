@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import threading
 import weakref
 from typing import Any
 
@@ -13,9 +14,12 @@ _SMALLEST_BYTES, _LARGEST_BYTES = 2**16, 2**27
 # Observations and next observations, of the batch that is being learned from and of the one being made
 _KEPT = 4
 
+# Two threads that draw at a time must not be handed the same memory
+_LOCK = threading.Lock()
+
 # Of glibc's malloc.h; what is smaller than the second is kept when it is freed, up to the first in all
 _M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 2**28
-_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2**24  # below the chunks of replay, which go back to the system
+_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2**24  # below the chunks of a large replay, which go back to the system
 
 
 def keep_freed_memory() -> None:
@@ -56,12 +60,13 @@ class ReusedArrays:
         n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if not _SMALLEST_BYTES <= n_bytes <= _LARGEST_BYTES:
             return np.empty(shape, dtype=dtype)
-        free = [block for block, held in self._blocks if held() is None and block.nbytes == n_bytes]
-        block = free[0] if free else np.empty(n_bytes, dtype=np.uint8)
-        # Of a memoryview, because a view of a view of an array holds just that array
-        array = np.frombuffer(block.data, dtype=dtype)
-        others = [entry for entry in self._blocks if entry[0] is not block]
-        self._blocks = [*others[1 - _KEPT :], (block, weakref.ref(array))]
+        with _LOCK:
+            free = [block for block, held in self._blocks if held() is None and block.nbytes == n_bytes]
+            block = free[0] if free else np.empty(n_bytes, dtype=np.uint8)
+            # Of a memoryview, because a view of a view of an array holds just that array
+            array = np.frombuffer(block.data, dtype=dtype)
+            others = [entry for entry in self._blocks if entry[0] is not block]
+            self._blocks = [*others[1 - _KEPT :], (block, weakref.ref(array))]
         return array.reshape(shape)
 
     def __getstate__(self) -> dict[str, Any]:

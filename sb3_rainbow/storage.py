@@ -18,6 +18,10 @@ _CHUNK_BYTES = 2**26
 _JUDGED_ROWS = 100
 # but not more slots than this are waited for them, nor than the first chunks have.
 _JUDGED_SLOTS, _JUDGED_CHUNKS = 1000, 4
+# From this size on, an observation that is no stack is a frame by itself: a row's next one is the next row's. Smaller
+# ones are drawn faster when they are kept twice
+_FRAME_BYTES = 2**12
+_SINGLE_FRAME = Stacking(axis=0, n_frames=1, newest_first=False)
 
 
 class Storage(Protocol):
@@ -122,7 +126,7 @@ class ArrayStorage:
 
 class AutoStorage:
     """
-    Finds out from the first observations whether they are stacks of frames, and keeps each frame once if so.
+    Finds out from the first observations whether they are stacks of frames, or single ones, and keeps each frame once.
 
     Wrappers need not be known for that: what an env stacks by itself, or in another process, is found as well.
 
@@ -136,6 +140,7 @@ class AutoStorage:
         self._ring = n_slots, n_envs, shape, dtype
         self.chosen: ArrayStorage | FrameStorage = ArrayStorage(*self._ring)
         observation_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._is_frame = len(shape) > 1 and observation_bytes >= _FRAME_BYTES
         # How many observations each stacking explains, of those that save at least half of the memory
         self._explained = {
             stacking: 0
@@ -148,27 +153,31 @@ class AutoStorage:
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         self.chosen.put(slot, obs, next_obs, done)
         if self._is_open and isinstance(self.chosen, ArrayStorage):
-            self._judge(obs, next_obs, done)
+            self._judge(obs, next_obs)
             most_slots = min(_JUDGED_CHUNKS * self.chosen.observations.chunk_slots, _JUDGED_SLOTS, self._ring[0])
             self._is_open = self._n_judged < _JUDGED_ROWS and slot + 1 < most_slots
             if not self._is_open:
                 self._choose(self.chosen, slot + 1)
 
-    def _judge(self, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
-        telling = ~done & (obs != next_obs).any(axis=tuple(range(1, obs.ndim)))
+    def _judge(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
+        telling = (obs != next_obs).any(axis=tuple(range(1, obs.ndim)))
         self._n_judged += int(telling.sum())
         for stacking in self._explained:
             self._explained[stacking] += int((stacking.explains(obs, next_obs) & telling).sum())
 
     def _choose(self, plain: ArrayStorage, n_slots: int) -> None:
         stacking = max(self._explained, key=self._explained.__getitem__)
-        if 2 * self._explained[stacking] > self._n_judged:
-            frames = FrameStorage(*self._ring, *stacking)
-            envs = np.arange(frames.n_envs)
-            for slot in range(n_slots):
-                at = np.full_like(envs, slot), envs
-                frames.put(slot, plain.get(*at), plain.get_next(*at), np.zeros(len(envs), dtype=bool))
-            self.chosen = frames
+        is_explained = 2 * self._explained[stacking] > self._n_judged
+        if not (is_explained or self._is_frame):
+            return
+        if self._n_judged and not is_explained:  # where nothing moved, it may yet be the likeliest stacking
+            stacking = _SINGLE_FRAME
+        frames = FrameStorage(*self._ring, *stacking)
+        envs = np.arange(frames.n_envs)
+        for slot in range(n_slots):
+            at = np.full_like(envs, slot), envs
+            frames.put(slot, plain.get(*at), plain.get_next(*at), np.zeros(len(envs), dtype=bool))
+        self.chosen = frames
 
     def cut(self, envs: np.ndarray) -> None:
         self.chosen.cut(envs)
@@ -251,7 +260,9 @@ _REMEDY = 'write the number of frames, which divides an axis, "auto", or None fo
 
 
 def _stacking_of(shape: tuple[int, ...], frame_stack: Any) -> Stacking | None:
-    n_frames = whole_number("frame_stack", frame_stack, 2, hint=_REMEDY)
+    n_frames = whole_number("frame_stack", frame_stack, 1, hint=_REMEDY)
+    if n_frames == 1:
+        return _SINGLE_FRAME
     return next((stacking for stacking in possible_stackings(shape) if stacking.n_frames == n_frames), None)
 
 

@@ -5,6 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,3 +69,18 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     assert again.ctypes.data == first_at
     assert arrays.empty(shape, np.float32).dtype == np.float32
     assert pickle.loads(pickle.dumps(arrays)).empty(shape, np.uint8).shape == shape
+
+
+def test_two_threads_are_not_handed_the_same_memory(monkeypatch):
+    arrays = ReusedArrays()
+    arrays.empty((2**16,), np.uint8)  # nobody holds it: its memory is handed out again
+    frombuffer = np.frombuffer
+
+    def slowly(*args, **kwargs):
+        time.sleep(0.2)  # the other thread looks for memory meanwhile
+        return frombuffer(*args, **kwargs)
+
+    monkeypatch.setattr(np, "frombuffer", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        handed_out = list(pool.map(lambda _: arrays.empty((2**16,), np.uint8), range(2)))
+    assert not np.shares_memory(*handed_out)
