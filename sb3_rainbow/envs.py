@@ -14,7 +14,6 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
@@ -25,16 +24,9 @@ gym.register_envs(ale_py)
 
 # What AtariEnv can do and the vector environment cannot, or does by other arguments
 _ONLY = {"frameskip": (1,), "obs_type": (None, "rgb", "grayscale"), "mode": (None,), "difficulty": (None,)}
-_ONLY |= {"continuous": (None, False), "max_episode_steps": (None,)}
+_ONLY |= {"continuous": (None, False), "sound_obs": (None, False), "max_episode_steps": (None,)}
 _LARGEST = 2**31 - 1  # of ALE's whole numbers
-# What may be below replace_by_ale: a time limit is looked for in the spec
-_TAKEN_OVER = (
-    Monitor,
-    VecCheckNan,
-    gym.wrappers.OrderEnforcing,
-    gym.wrappers.PassiveEnvChecker,
-    gym.wrappers.TimeLimit,
-)
+_MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
 
 
 class AleVecEnv(VecEnv):
@@ -282,35 +274,31 @@ def replace_by_ale(venv: VecEnv, **options: Any) -> AleVecEnv:
     :return: the same games, played by ALE's vector environment
     :raises ValueError: on what cannot be taken over
     """
-    games, layers = venv.unwrapped, _layers(venv)
-    lost = [type(layer).__name__ for layer in layers if not isinstance(layer, _TAKEN_OVER)]
-    if lost or games.env_is_wrapped(AtariWrapper)[0]:
+    games, specs = venv.unwrapped, [_spec_of(spec) for spec in venv.get_attr("spec")]
+    if any(spec != specs[0] for spec in specs):
         raise ValueError(
-            f"what {(lost or ['AtariWrapper'])[0]} does would be lost: where replace_by_ale is the vec_env_wrapper, "
-            "leave env_wrapper, frame_stack and normalize out, and give replace_by_ale the options of AtariWrapper"
+            f"games={[spec.id for spec in specs]} differ: ALE's vector environment plays one kind at a time"
         )
-    monitor = next((layer for layer in layers if isinstance(layer, Monitor)), None)
+    # All wrappers but those of gym.make itself, innermost first
+    lost = [wrapper.name for wrapper in specs[0].additional_wrappers if wrapper.entry_point != _MONITOR]
+    while isinstance(venv, VecEnvWrapper):
+        lost += [] if isinstance(venv, VecCheckNan) else [type(venv).__name__]
+        venv = venv.venv
+    if lost:
+        raise ValueError(
+            f"what {lost[-1]} does would be lost: where replace_by_ale is the vec_env_wrapper, leave env_wrapper, "
+            "frame_stack and normalize out, and give replace_by_ale the options of AtariWrapper"
+        )
+    is_monitored = games.env_is_wrapped(Monitor)[0]
     for name in ("info_keywords", "reset_keywords"):
-        if getattr(monitor, name, ()):
-            raise ValueError(f"{name}={getattr(monitor, name)} of Monitor are not supported here: leave them out")
-    env = _make(games.get_attr("spec")[0], games.num_envs, games._seeds[0], options)
-    if monitor is not None:
-        env.t_start, env.results_writer, monitor.results_writer = monitor.t_start, monitor.results_writer, None
+        if is_monitored and games.get_attr(name)[0]:
+            raise ValueError(f"{name}={games.get_attr(name)[0]} of Monitor are not supported here: leave them out")
+    env = _make(specs[0], games.num_envs, games._seeds[0], options)
+    if is_monitored and isinstance(games, DummyVecEnv):
+        env.t_start, env.results_writer = games.get_attr("t_start")[0], games.get_attr("results_writer")[0]
+        games.env_method("set_wrapper_attr", "results_writer", None, indices=0)  # which would close it
     venv.close()
     return env
-
-
-def _layers(venv: VecEnv) -> list[VecEnvWrapper | gym.Wrapper]:
-    """Wrappers of several environments, and below a ``DummyVecEnv`` those of the first one."""
-    layers: list[VecEnvWrapper | gym.Wrapper] = []
-    while isinstance(venv, VecEnvWrapper):
-        layers.append(venv)
-        venv = venv.venv
-    env = venv.envs[0] if isinstance(venv, DummyVecEnv) else None
-    while isinstance(env, gym.Wrapper):
-        layers.append(env)
-        env = env.env
-    return layers
 
 
 def _make(env_id: str | EnvSpec, n_envs: int, seed: int | None, options: dict[str, Any]) -> AleVecEnv:

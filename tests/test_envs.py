@@ -8,7 +8,13 @@ import numpy as np
 import psutil
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.atari_wrappers import AtariWrapper, EpisodicLifeEnv, MaxAndSkipEnv, WarpFrame
+from stable_baselines3.common.atari_wrappers import (
+    AtariWrapper,
+    ClipRewardEnv,
+    EpisodicLifeEnv,
+    MaxAndSkipEnv,
+    WarpFrame,
+)
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor, load_results
@@ -279,6 +285,10 @@ def test_what_cannot_be_taken_over_is_refused(tmp_path):
         AleVecEnv(spec)
     with pytest.raises(ValueError, match="max_episode_steps=100"):
         replace_by_ale(DummyVecEnv([lambda: gym.make(PONG, max_episode_steps=100)]))
+    with pytest.raises(ValueError, match=r"games=.*Pong.*Breakout.* differ"):
+        replace_by_ale(DummyVecEnv([lambda: gym.make(PONG), lambda: gym.make(BREAKOUT)]))
+    with pytest.raises(ValueError, match="sound_obs=True"):
+        replace_by_ale(DummyVecEnv([lambda: gym.make(PONG, sound_obs=True)]))
     for file in (None, str(tmp_path / "0")):
         with pytest.raises(ValueError, match=r"info_keywords=.*lives"):
             replace_by_ale(DummyVecEnv([lambda file=file: Monitor(gym.make(PONG), file, info_keywords=("lives",))]))
@@ -287,9 +297,15 @@ def test_what_cannot_be_taken_over_is_refused(tmp_path):
 @pytest.mark.parametrize("vec_env_class", [DummyVecEnv, SubprocVecEnv])
 def test_what_other_wrappers_do_is_not_lost_in_silence(vec_env_class):
     game = f"sb3_rainbow.envs:{PONG}"  # imported in the other process too
-    wrapped = make_vec_env(game, 1, wrapper_class=AtariWrapper, vec_env_cls=vec_env_class)
-    with pytest.raises(ValueError, match=r"what \w+ does would be lost.*env_wrapper"):
-        replace_by_ale(wrapped)
+    for wrapper_class in (AtariWrapper, ClipRewardEnv):
+        wrapped = make_vec_env(game, 1, wrapper_class=wrapper_class, vec_env_cls=vec_env_class)
+        with pytest.raises(ValueError, match=rf"what {wrapper_class.__name__} does would be lost.*env_wrapper"):
+            replace_by_ale(wrapped)
+        wrapped.close()
+    monitored = make_vec_env(game, 1, monitor_kwargs={"info_keywords": ("lives",)}, vec_env_cls=vec_env_class)
+    with pytest.raises(ValueError, match=r"info_keywords=.*lives"):
+        replace_by_ale(monitored)
+    monitored.close()
     with pytest.raises(ValueError, match="what VecFrameStack does would be lost"):
         replace_by_ale(VecFrameStack(make_vec_env(game, 1, vec_env_cls=vec_env_class), 2))
 
