@@ -466,7 +466,7 @@ def test_a_million_frame_stacks_can_be_made_anywhere(monkeypatch):
     add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
     memory = SimpleNamespace(available=5 * 10**9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    sizes = {4: r"will need 7\.18 GB .* only 5 GB .* write buffer_size=689474 or less", None: r"will need 56\.5 GB "}
+    sizes = {4: r"will need 7\.19 GB .* only 5 GB .* write buffer_size=688325 or less", None: r"will need 56\.5 GB "}
     for frame_stack, said in sizes.items():
         buffer = make(1_000_000, space=space, frame_stack=frame_stack)
         with pytest.warns(UserWarning, match=said):
