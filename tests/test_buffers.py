@@ -549,3 +549,20 @@ def test_of_a_row_that_is_refused_nothing_is_stored(name, value):
     ):
         np.testing.assert_array_equal(earlier, array)
     assert buffer.pos == 0
+
+
+def test_infos_may_be_missing_where_truncation_is_not_handled():
+    obs = np.ones((2, 3), np.float32)
+    buffer = make(n_envs=2, handle_timeout_termination=False)
+    buffer.add(obs, obs, np.zeros(2), np.zeros(2), np.ones(2), [])
+    assert equal(at(buffer, 0, 1).dones, th.ones(2, 1))
+
+
+def test_copies_of_observations_are_not_written_to_in_vain():
+    for space in (VECTOR, DICT):
+        buffer = make(space=space)
+        buffer.add(*random_transitions(np.random.default_rng(0), 1, 1, space)[0])
+        for rows in (buffer.observations, buffer.next_observations):
+            for array in rows.values() if isinstance(rows, dict) else [rows]:
+                with pytest.raises(ValueError, match="read-only"):
+                    array[:] = 0
