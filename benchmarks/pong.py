@@ -4,13 +4,15 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
     python benchmarks/pong.py --variants dqn rainbow --seeds 0 1 2 --jobs 2
     python benchmarks/pong.py --evaluate --variants rainbow --seeds 0
     python benchmarks/pong.py --table
+    python benchmarks/pong.py --target-update-interval 1000 --variants dqn noisy --jobs 2
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``benchmarks/results/pong/VARIANT_SEED.csv``. It may be stopped at any time: the same command goes on from
 the last checkpoint, of which there is one every 50,000 env steps in ``--checkpoints``. The table says when each variant
 first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
 ``benchmarks/results/pong/variants.png`` is drawn. ``--evaluate`` plays 20 games with what each run knew after every
-10,000 env steps, up to the first mean of 18.
+10,000 env steps, up to the first mean of 18. The setting is the shipped entry's, which was tuned for Rainbow.
+``--target-update-interval`` changes it for all, and has folders of its own for results and checkpoints.
 """
 
 import argparse
@@ -64,10 +66,11 @@ PUBLISHED = {
 }
 
 
-def setting(variant: str, steps: int) -> dict[str, Any]:
+def setting(variant: str, steps: int, target_update_interval: int | None) -> dict[str, Any]:
     """
     :param variant: its switches
     :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
+    :param target_update_interval: env steps. None: as in the entry
     :return: arguments of RainbowDQN: the shipped Pong entry, in bfloat16 and compiled. Where nothing is noisy, epsilon
         falls from 1, as published, but not to 0.02: 0.01 alone cost a network that won by 20 points 3.6 of them
     """
@@ -78,6 +81,7 @@ def setting(variant: str, steps: int) -> dict[str, Any]:
     for name in ("env_wrapper", "frame_stack", "n_envs", "n_timesteps", "policy"):
         del entry[name]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"])  # as RL Zoo does
+    entry["target_update_interval"] = target_update_interval or entry["target_update_interval"]
     switches = OFF | SWITCHES[variant]
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
@@ -141,33 +145,34 @@ def read(table: Path) -> list[dict[str, Any]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def train(variant: str, seed: int, steps: int, checkpoints: Path) -> None:
+def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpoint: Path) -> None:
     """
-    :param variant: its name
     :param seed: of everything
     :param steps: env steps at most
-    :param checkpoints: folder of all runs' checkpoints
+    :param arguments: of RainbowDQN
+    :param table: file of the games
+    :param checkpoint: folder
     """
     th.set_num_threads(1)
-    table, checkpoint = RESULTS / f"{variant}_{seed}.csv", checkpoints / f"{variant}_{seed}"
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=seed)
     if (checkpoint / "replay_buffer.pkl").exists():
         model = RainbowDQN.load(checkpoint / "model", env, device="cpu")
         model.load_replay_buffer(checkpoint / "replay_buffer")
         rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
     else:
-        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", **setting(variant, steps))
+        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", **arguments)
         rows = []
     left = steps - model.num_timesteps
     if left > 0 and not (len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]):
         model.learn(left, Games(table, rows, checkpoint), reset_num_timesteps=False)
 
 
-def evaluate(checkpoint: Path) -> None:
+def evaluate(checkpoint: Path, table: Path) -> None:
     """
     Play with the weights that a run has left, up to the first mean of the last goal, and write the means.
 
     :param checkpoint: folder of the run
+    :param table: file of the means
     """
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=1000)
     rows = []
@@ -177,19 +182,19 @@ def evaluate(checkpoint: Path) -> None:
         row = {"env_steps": int(file.stem.split("_")[1]), "games": EVALUATION_GAMES, "mean": float(np.mean(games))}
         rows.append(row | {"min": float(np.min(games)), "max": float(np.max(games))})
         print(checkpoint.name, *rows[-1].values(), flush=True)
-        write(RESULTS / "evaluations" / f"{checkpoint.name}.csv", rows)
+        write(table, rows)
         if row["mean"] >= GOALS[-1]:
             break
 
 
-def print_table() -> None:
+def print_table(results: Path) -> None:
     """Print when each variant first reached each goal, from all runs there are."""
     print(
         "| variant | seeds | " + " | ".join(f"steps to {goal} | games | minutes" for goal in GOALS) + " | published |"
     )
     print("|" + "---|" * (3 + 3 * len(GOALS)))
     for variant in SWITCHES:
-        runs = [read(table) for table in sorted(RESULTS.glob(f"{variant}_*.csv"))]
+        runs = [read(table) for table in sorted(results.glob(f"{variant}_*.csv"))]
         if not runs:
             continue
         cells = []
@@ -201,11 +206,11 @@ def print_table() -> None:
         print(f"| {variant} | {len(runs)} | {' | '.join(cells)} | {published} |")
 
 
-def draw_curves() -> None:
+def draw_curves(results: Path) -> None:
     """Draw the mean of 100 games of each run, variants in colours."""
     figure, axes = plt.subplots(figsize=(9, 5))
     for number, variant in enumerate(SWITCHES):
-        for run, table in enumerate(sorted(RESULTS.glob(f"{variant}_*.csv"))):
+        for run, table in enumerate(sorted(results.glob(f"{variant}_*.csv"))):
             rows = read(table)
             steps, means = [row["env_steps"] for row in rows], [row["mean_of_100"] for row in rows]
             axes.plot(steps, means, color=f"C{number}", label=None if run else variant)
@@ -216,7 +221,7 @@ def draw_curves() -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.tight_layout()
-    figure.savefig(RESULTS / "variants.png", dpi=110)
+    figure.savefig(results / "variants.png", dpi=110)
     plt.close(figure)
 
 
@@ -241,27 +246,35 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
+    parser.add_argument("--target-update-interval", type=int, help="in env steps. Default: the entry's")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    target = args.target_update_interval
+    folder = "" if target is None else f"target_update_interval_{target}"
+    results, checkpoints = RESULTS / folder, args.checkpoints / folder
     if args.child:
-        train(args.variants[0], args.seeds[0], args.steps, args.checkpoints)
+        run = f"{args.variants[0]}_{args.seeds[0]}"
+        arguments = setting(args.variants[0], args.steps, target)
+        train(args.seeds[0], args.steps, arguments, results / f"{run}.csv", checkpoints / run)
         return
     if args.evaluate:
         for variant in args.variants:
             for seed in args.seeds:
-                evaluate(args.checkpoints / f"{variant}_{seed}")
+                run = f"{variant}_{seed}"
+                evaluate(checkpoints / run, results / "evaluations" / f"{run}.csv")
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
         command += ["--checkpoints", str(args.checkpoints)]
+        command += [] if target is None else ["--target-update-interval", str(target)]
         runs = [
             [*command, "--variants", variant, "--seeds", str(seed)] for seed in args.seeds for variant in args.variants
         ]
         run_side_by_side(runs, args.jobs)
-    print_table()
-    draw_curves()
+    print_table(results)
+    draw_curves(results)
 
 
 if __name__ == "__main__":
