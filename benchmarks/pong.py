@@ -81,7 +81,8 @@ def setting(variant: str, steps: int, target_update_interval: int | None) -> dic
     for name in ("env_wrapper", "frame_stack", "n_envs", "n_timesteps", "policy"):
         del entry[name]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"])  # as RL Zoo does
-    entry["target_update_interval"] = target_update_interval or entry["target_update_interval"]
+    if target_update_interval is not None:
+        entry["target_update_interval"] = target_update_interval
     switches = OFF | SWITCHES[variant]
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
