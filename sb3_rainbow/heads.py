@@ -18,6 +18,7 @@ class Head(nn.Module, ABC):
 
     size: int  # outputs per action
     priority_name: str  # what the priorities are, for the log
+    full_precision: bool = True  # the layer that makes the outputs computes in float32, also with ``amp``
 
     @abstractmethod
     def q_values(self, outputs: th.Tensor) -> th.Tensor:
@@ -56,7 +57,11 @@ class Head(nn.Module, ABC):
 
 
 class ScalarHead(Head):
-    """One Q-value per action, Huber loss, priority |TD error|: the head of DQN."""
+    """
+    One Q-value per action, Huber loss, priority |TD error|: the head of DQN.
+
+    The values of actions often differ by less than the 8 bits of bfloat16 can tell: its outputs have full precision.
+    """
 
     size = 1
     priority_name = "td_error"
@@ -89,6 +94,7 @@ class CategoricalHead(Head):
     """
 
     priority_name = "kl"
+    full_precision = False  # what rounding does to each logit hardly moves the mean over all atoms
     support: th.Tensor
 
     def __init__(self, n_atoms: int, v_min: float, v_max: float) -> None:

@@ -196,13 +196,22 @@ class RainbowNetwork(QNetwork):
             features = self.features_extractor.forward_scaled(obs, self.image_scale)
         else:
             features = self.features_extractor(obs)
-        outputs = self.q_net(features).unflatten(1, (-1, self.head.size))
+        outputs = self._outputs_of(self.q_net, features).unflatten(1, (-1, self.head.size))
         if self.dueling is None:
             return outputs
         outputs = outputs.float()  # or advantages would be lost beside the value, where it has 8 bits of precision
         # Over actions, for each atom: centred over atoms it would be constant along the softmax, without effect
         centre = outputs.mean(dim=1, keepdim=True) if self.dueling == "mean" else outputs.amax(dim=1, keepdim=True)
-        return self.value(features).unsqueeze(1) + outputs - centre
+        return self._outputs_of(self.value, features).unsqueeze(1) + outputs - centre
+
+    def _outputs_of(self, stream: nn.Sequential, features: th.Tensor) -> th.Tensor:
+        if not self.head.full_precision:
+            return stream(features)
+        *layers, last = stream
+        for layer in layers:
+            features = layer(features)
+        with th.autocast(features.device.type, enabled=False):
+            return last(features.float())
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
