@@ -165,6 +165,29 @@ def test_small_advantages_are_not_lost_beside_a_large_value_in_bfloat16(aggregat
     assert (rough_advantages - advantages).norm() < 0.05 * advantages.norm()
 
 
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("noisy", [True, False])
+def test_scalar_q_values_that_hardly_differ_are_told_apart_in_bfloat16(dueling, noisy):
+    """Beside 2 the numbers of bfloat16 are 0.016 apart, the values of two actions often less."""
+    network = make(dueling=dueling, noisy=noisy, distributional=False).q_net
+    reset_noise(network)
+    last_layers = [network.q_net[-1], network.value[-1]] if dueling else [network.q_net[-1]]
+    with th.no_grad():
+        for layer in last_layers:
+            for name, parameter in layer.named_parameters():
+                parameter *= 0.01 if "weight" in name else 0
+        (layer.bias_mu if noisy else layer.bias).add_(2.0)
+        obs = th.randn(64, 6)
+        exact = network(obs)
+        with th.autocast("cpu", dtype=th.bfloat16):
+            rough = network(obs)
+    assert rough.dtype == th.float32
+    assert (rough - exact).abs().max() < 1e-4
+    values, rough_values = (q - q.mean(dim=1, keepdim=True) for q in (exact, rough))
+    assert 0 < values.std() < 0.01
+    assert (rough_values - values).norm() < 0.02 * values.norm()
+
+
 @pytest.mark.parametrize("normalize_images", [True, False])
 @pytest.mark.parametrize(
     ("space", "policy_class", "kwargs"),
