@@ -26,7 +26,7 @@ def compiled(function: Any) -> Callable:
         except th._dynamo.exc.BackendCompilerFailed as error:
             raise ValueError(
                 f"compile=True does not work on this machine: {error.inner_exception}. Install a C++ compiler, such as "
-                "g++, and the headers of Python, or leave compile out"
+                "g++, and the headers of Python, or write compile=False (a saved model may have been made with True)"
             ) from error
 
     return call

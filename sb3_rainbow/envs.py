@@ -321,8 +321,9 @@ def _spec_of(env_id: Any) -> EnvSpec:
     for name, allowed in _ONLY.items():
         if settings.get(name) not in allowed:
             raise ValueError(
-                f"env_id={spec.id!r} has {name}={settings.get(name)!r}, which is not supported here: write the name of "
-                "a game without frame skip, such as 'PongNoFrameskip-v4', and options of AleVecEnv"
+                f"env_id={spec.id!r} has {name}={settings.get(name)!r}, which is not supported here: leave it "
+                "out, or write the name of a game without frame skip, such as 'PongNoFrameskip-v4', and options of "
+                "AleVecEnv"
             )
     return spec
 

@@ -15,6 +15,7 @@ from sb3_rainbow.sampling import PrioritizedSampler
 SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
 
 _TARGET_PREFIX = "q_net_target."
+_NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
 
 
 class SavingDQN(DQN):
@@ -90,10 +91,19 @@ class SavingDQN(DQN):
 
         :param path: the file, or a file object
         :return: a new model
-        :raises ValueError: when the file is damaged, or another algorithm's
+        :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches
         """
         check_saved_model(path, attribute="prioritized_replay_beta")
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        except RuntimeError as error:
+            given = [f"{name}={kwargs[name]}" for name in _NETWORK_SWITCHES if name in kwargs]
+            if not given or "state_dict" not in str(error):
+                raise
+            raise ValueError(
+                f"{' and '.join(given)} would need other weights than those in {path}: load it as it was saved, or "
+                "train a new model"
+            ) from error
 
     def save_replay_buffer(self, path: Path) -> None:
         """

@@ -352,7 +352,7 @@ def test_compile_says_that_it_needs_a_compiler(tmp_path):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 1
     assert "ValueError: compile=True does not work on this machine: " in run.stderr
-    assert "or leave compile out" in run.stderr
+    assert "or write compile=False" in run.stderr
 
 
 def test_overlap_does_not_go_with_a_buffer_that_asks_the_envs():

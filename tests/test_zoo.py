@@ -1,6 +1,7 @@
 """rl_zoo3's scripts with Rainbow: training, playing, search, and the rest."""
 
 import importlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -290,12 +291,20 @@ def test_a_script_that_rl_zoo3_does_not_have(arguments):
 
 
 def test_the_wheel_holds_the_hyperparameters(tmp_path):
-    built = run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT))
+    """And nothing of an environment that lies in the checkout."""
+    source = tmp_path / "source"
+    for name in ("sb3_rainbow", "hyperparams"):
+        shutil.copytree(ROOT / name, source / name)
+        shutil.copytree(ROOT / name, source / "env" / "lib" / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    built = run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source))
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert "sb3_rainbow/py.typed" in names
+        assert not [name for name in names if name.startswith("env")]
         assert archive.read("sb3_rainbow/hyperparams/rainbow.yml") == hyperparams_file().read_bytes()
         archive.extractall(tmp_path / "installed")
     found = subprocess.run(
