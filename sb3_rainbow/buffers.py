@@ -198,8 +198,10 @@ class RainbowReplayBuffer(ReplayBuffer):
         :raises ValueError: on another priority, or an index where nothing is stored; nothing has been changed then
         """
         indices, priorities = np.asarray(indices), np.asarray(priorities)
-        if indices.shape != priorities.shape:
-            raise ValueError(f"indices have shape {indices.shape}, priorities {priorities.shape}")
+        if indices.ndim != 1 or indices.shape != priorities.shape:
+            raise ValueError(
+                f"indices of shape {indices.shape} and priorities of shape {priorities.shape} must be (batch,) each"
+            )
         if indices.size and not 0 <= indices.min() <= indices.max() < self.size() * self.n_envs:
             raise ValueError(
                 f"indices {indices.min()} to {indices.max()} are not all of the {self.size() * self.n_envs} "

@@ -94,6 +94,11 @@ class RainbowPolicy(DQNPolicy):
         subclass_of("optimizer_class", made, th.optim.Optimizer, "torch.optim.Adam")
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if issubclass(features_extractor_class, ConvExtractor):
+            if "features_dim" in features_extractor_kwargs and "__init__" not in vars(features_extractor_class):
+                raise ValueError(
+                    f"features_extractor_kwargs={features_extractor_kwargs}: {features_extractor_class.__name__} has "
+                    "no linear layer: write its width as net_arch, such as [512], or features_extractor_class=NatureCNN"
+                )
             if not normalize_images:  # as SB3 does for NatureCNN
                 features_extractor_kwargs.setdefault("normalized_image", True)
             net_arch = features_extractor_class.default_net_arch if net_arch is None else net_arch

@@ -89,7 +89,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
     :param prioritized_replay_alpha: priority exponent, 0 to 1
     :param prioritized_replay_beta0: importance-weight exponent at the start, 0 to 1; it rises linearly to 1
     :param prioritized_replay_beta_fraction: share of training over which it rises, above 0 to 1
-    :param prioritized_replay_eps: added to every priority, above 0
+    :param prioritized_replay_eps: added to every priority, above 1e-30
     :param amp: networks compute gradient steps in bfloat16 (``torch.autocast``), which is faster where the processor or
         the GPU has it; weights, scalar Q-values, losses and priorities stay float32
     :param compile: the networks and the loss are compiled (``torch.compile``) in the first gradient step, which takes
@@ -165,7 +165,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         self.prioritized_replay_eps = number(
             "prioritized_replay_eps",
             prioritized_replay_eps,
-            0,
+            1e-30,  # priorities are float32
             above=True,
             hint="a transition of priority 0 would never be drawn again",
         )

@@ -11,6 +11,7 @@ from sb3_rainbow.arguments import whole_number
 _WIDTH = 32
 # The top node has as many: it is read once for a whole batch, and searched by bisection.
 _TOP_WIDTH = 2048
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 class RandomSource(Protocol):
@@ -74,17 +75,24 @@ class SumTree:
         Store priorities. Where an index comes twice, the last one counts.
 
         :param indices: (batch,) integers, 0 to capacity - 1
-        :param priorities: (batch,) or a scalar, finite and not negative
-        :raises ValueError: on an index or a priority out of range; nothing has been written then
+        :param priorities: (batch,) or a scalar, not negative, so small that ``capacity`` of them have a finite sum
+        :raises ValueError: on an index or a priority out of range, or other shapes; nothing has been written then
         """
         indices = np.asarray(indices, dtype=np.int64)
         priorities = np.asarray(priorities, dtype=np.float64)
+        if indices.ndim != 1 or priorities.shape not in ((), indices.shape):
+            raise ValueError(
+                f"indices of shape {indices.shape} and priorities of shape {priorities.shape} must be (batch,) each: "
+                "flatten them"
+            )
         if indices.size == 0:
             return
         if indices.min() < 0 or indices.max() >= self.capacity:
             raise ValueError(f"indices must be in 0 to {self.capacity - 1}, got {indices.min()} to {indices.max()}")
-        if not (priorities.min() >= 0 and priorities.max() < np.inf):  # NaN is neither
-            raise ValueError(f"priorities must be finite and not negative, got {priorities}")
+        if not (priorities.min() >= 0 and priorities.max() <= _LARGEST / self.capacity):  # NaN is neither
+            raise ValueError(
+                f"priorities must not be negative, and finite, also all {self.capacity} together, got {priorities}"
+            )
         self._top_sums = None
         self._levels[0].reshape(-1)[indices] = priorities
         for children, sums in zip(self._levels, self._levels[1:], strict=False):

@@ -88,8 +88,9 @@ class SupportWatch:
         v_min, v_max = min(self.v_min, _round_up(low)), max(self.v_max, _round_up(high))
         warnings.warn(
             f"train/support_edge is {share:.2f}: so much of the target probability lies in the two end atoms, and the "
-            f"rewards make returns of about {low:.3g} to {high:.3g}. v_min={self.v_min:g} and v_max={self.v_max:g} "
-            f"cut them off: write policy_kwargs=dict(v_min={v_min:g}, v_max={v_max:g})",
+            f"rewards make returns of about {low:.3g} to {high:.3g}, if episodes get as long as they may. v_min="
+            f"{self.v_min:g} and v_max={self.v_max:g} cut them off: write policy_kwargs=dict(v_min={v_min:g}, "
+            f"v_max={v_max:g}), or less if episodes must end before",
             stacklevel=2,
         )
 
@@ -109,10 +110,20 @@ def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | Non
     dones, timeouts = buffer.dones[rows] > 0, buffer.timeouts[rows] > 0
     low, high = discounted_range(rewards, dones | timeouts, gamma)
     goes_on = timeouts | ~dones  # the reward of a terminal step comes once in an episode, however long that gets
-    if gamma < 1 and goes_on.any():  # episodes are short before the agent has learned
+    # Episodes are short before the agent has learned, unless all of them have to end after so many steps
+    if gamma < 1 and goes_on.any() and (timeouts.any() or not _have_one_length(dones)):
         for_ever = float(rewards[goes_on].mean()) / (1 - gamma)
         low, high = min(low, for_ever), max(high, for_ever)
     return low, high
+
+
+def _have_one_length(dones: np.ndarray) -> bool:
+    """
+    :param dones: (rows, n_envs) in the order of time
+    :return: whether all whole episodes, of which there are some, are equally long
+    """
+    lengths = np.concatenate([np.diff(np.flatnonzero(column)) for column in dones.T])
+    return len(lengths) > 0 and bool((lengths == lengths[0]).all())
 
 
 def _round_up(value: float) -> float:

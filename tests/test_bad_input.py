@@ -59,6 +59,7 @@ BAD_ARGUMENTS = [
     ("prioritized_replay_beta_fraction", 0),
     ("prioritized_replay_beta_fraction", 1.1),
     ("prioritized_replay_eps", 0),
+    ("prioritized_replay_eps", 1e-50),
     ("amp", "bfloat16"),
     ("compile", "reduce-overhead"),
     ("overlap", 2),

@@ -372,7 +372,7 @@ def test_priorities_of_rows_that_hold_nothing_are_refused(indices):
 def test_priorities_of_another_shape_are_refused():
     buffer = make(4)
     fill(buffer, [0] * 4)
-    with pytest.raises(ValueError, match=r"indices have shape \(4,\), priorities \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"shape \(4,\) and priorities of shape \(4, 1\) must be \(batch,\)"):
         buffer.update_priorities(np.arange(4), np.ones((4, 1)))
 
 

@@ -285,6 +285,13 @@ def test_online_and_target_network_draw_their_own_noise():
     assert not th.allclose(policy.q_net_target(obs), before)
 
 
+def test_where_the_features_dim_of_sb3s_convolutions_goes():
+    kwargs = {"features_extractor_kwargs": {"features_dim": 128}}
+    with pytest.raises(ValueError, match=r"features_dim.*NatureConv has no linear layer: write its width as net_arch"):
+        make(ATARI, CnnPolicy, **kwargs)
+    assert make(ATARI, CnnPolicy, features_extractor_class=NatureCNN, **kwargs).q_net.features_dim == 128
+
+
 def test_a_users_own_extractor():
     class Double(BaseFeaturesExtractor):
         def __init__(self, observation_space, factor):

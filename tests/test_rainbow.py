@@ -1013,6 +1013,16 @@ def test_a_reward_goes_on_after_a_truncation():
     assert observed_returns(buffer, gamma=0.99) == (0.0, pytest.approx(100.0))
 
 
+def test_episodes_that_all_end_after_as_many_steps_do_not_go_on_for_ever():
+    buffer = ReplayBuffer(100, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    for step in range(65):
+        buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([step % 4 == 3]), [{}])
+    assert observed_returns(buffer, gamma=0.5) == (0.0, 1.875)
+    buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([True]), [{}])  # after two steps
+    assert observed_returns(buffer, gamma=0.5) == (0.0, 2.0)
+
+
 def test_the_range_that_is_proposed_holds_both_ends():
     buffer = ReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
     obs = np.zeros((1, 1), np.float32)

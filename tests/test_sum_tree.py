@@ -124,6 +124,10 @@ def test_a_batch_takes_one_from_each_share_of_the_total():
         ([0], [-1.0], "-1"),
         ([10], [1.0], "10"),
         ([-1], [1.0], "-1"),
+        ([0, 9], [1e308, 1e308], r"1\.e\+308"),
+        (0, 5.0, r"shape \(\)"),
+        ([[0]], [[2.0]], r"shape \(1, 1\)"),
+        ([0, 1], [2.0], r"shape \(2,\)"),
     ],
 )
 def test_bad_numbers_are_refused_before_anything_is_written(indices, priorities, named):
@@ -131,7 +135,7 @@ def test_bad_numbers_are_refused_before_anything_is_written(indices, priorities,
     tree.update(np.arange(10), np.ones(10))
     with pytest.raises(ValueError, match=named):
         tree.update(np.array(indices), np.array(priorities))
-    assert tree.total == 10
+    assert tree.total == tree[np.arange(10)].sum() == 10
 
 
 def test_an_empty_tree_cannot_be_drawn_from():
