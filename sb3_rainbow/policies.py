@@ -94,7 +94,8 @@ class RainbowPolicy(DQNPolicy):
         subclass_of("optimizer_class", made, th.optim.Optimizer, "torch.optim.Adam")
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
         if issubclass(features_extractor_class, ConvExtractor):
-            if "features_dim" in features_extractor_kwargs and "__init__" not in vars(features_extractor_class):
+            is_ours = features_extractor_class.__init__ is ConvExtractor.__init__
+            if "features_dim" in features_extractor_kwargs and is_ours:
                 raise ValueError(
                     f"features_extractor_kwargs={features_extractor_kwargs}: {features_extractor_class.__name__} has "
                     "no linear layer: write its width as net_arch, such as [512], or features_extractor_class=NatureCNN"
