@@ -89,10 +89,9 @@ class SumTree:
             return
         if indices.min() < 0 or indices.max() >= self.capacity:
             raise ValueError(f"indices must be in 0 to {self.capacity - 1}, got {indices.min()} to {indices.max()}")
-        if not (priorities.min() >= 0 and priorities.max() <= _LARGEST / self.capacity):  # NaN is neither
-            raise ValueError(
-                f"priorities must not be negative, and finite, also all {self.capacity} together, got {priorities}"
-            )
+        largest = _LARGEST / self.capacity
+        if not (priorities.min() >= 0 and priorities.max() <= largest):  # NaN is neither
+            raise ValueError(f"priorities must be 0 to {largest:.3g}, so that their sum is finite, got {priorities}")
         self._top_sums = None
         self._levels[0].reshape(-1)[indices] = priorities
         for children, sums in zip(self._levels, self._levels[1:], strict=False):

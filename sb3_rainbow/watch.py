@@ -88,16 +88,17 @@ class SupportWatch:
         v_min, v_max = min(self.v_min, _round_up(low)), max(self.v_max, _round_up(high))
         warnings.warn(
             f"train/support_edge is {share:.2f}: so much of the target probability lies in the two end atoms, and the "
-            f"rewards make returns of about {low:.3g} to {high:.3g}, if episodes get as long as they may. v_min="
+            f"rewards make, or in longer episodes would make, returns of about {low:.3g} to {high:.3g}. v_min="
             f"{self.v_min:g} and v_max={self.v_max:g} cut them off: write policy_kwargs=dict(v_min={v_min:g}, "
-            f"v_max={v_max:g}), or less if episodes must end before",
+            f"v_max={v_max:g}), or less where episodes cannot get longer",
             stacklevel=2,
         )
 
 
 def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | None = None) -> tuple[float, float]:
     """
-    The range of discounted returns that the newest rewards in a buffer show, or would show if they went on for ever.
+    The range of discounted returns that the newest rewards in a buffer show, or would show if they went on for ever:
+    not where all episodes are equally long.
 
     :param buffer: any SB3 replay buffer
     :param gamma: discount of one step
