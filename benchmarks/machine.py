@@ -1,6 +1,7 @@
 """Tables of measurements, and what they were made on."""
 
 import csv
+import importlib.util
 import json
 import os
 import platform
@@ -22,11 +23,20 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores of {processor}, {platform.system()} {platform.machine()}"
 
 
+def has_bfloat16() -> bool:
+    """
+    :return: whether the processor computes in bfloat16 by itself. Where it does not, ``amp`` makes it slower
+    """
+    info = Path("/proc/cpuinfo")
+    return info.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(info.read_text().split())
+
+
 def versions() -> str:
     """
     :return: versions of Python and of the packages that results depend on
     """
-    packages = ("sb3_rainbow", "stable_baselines3", "torch", "gymnasium", "ale-py", "numpy")
+    packages = ["sb3_rainbow", "stable_baselines3", "torch", "gymnasium", "ale-py", "numpy"]
+    packages += [name for name in ("numba", "cpprb", "tianshou") if importlib.util.find_spec(name)]
     return " ".join([f"python={platform.python_version()}", *(f"{name}={version(name)}" for name in packages)])
 
 

@@ -1,14 +1,16 @@
 """
 What it costs to draw a batch from replay and to update its priorities, beside other replay buffers.
 
-    pip install cpprb tianshou
+    pip install numba cpprb tianshou
     python benchmarks/replay.py --sizes 10000 100000 1000000
 
 Each buffer is filled with stacks of four 84x84 frames, in episodes of 900 steps, in a process of its own, and is then
 drawn from in rounds; the median round counts. Buffers whose observations would not fit into memory are left out at that
 size, as is Tianshou's above 100,000, which is slow to fill. "draw" is choosing what is sampled (for
 cpprb: sampling a buffer without observations), "gather" bringing it together as tensors or arrays, "update" setting its
-priorities. The rows of size 10,000,000 are of the trees alone. Peers that are not installed are left out.
+priorities. The rows of size 10,000,000 are of the trees alone. Peers that are not installed are left out. "ratio"
+compares the time of all with that of SB3's uniform ReplayBuffer for a batch of that size, at the largest size at which
+its observations fit into memory.
 
 With ``--adding N``: what it costs to store a vectorised step of N envs, where the buffer is first filled, and where
 older rows are written over.
@@ -32,7 +34,7 @@ from gymnasium import spaces
 from machine import write_table
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
-from sb3_rainbow import RainbowReplayBuffer, SumTree
+from sb3_rainbow import RainbowReplayBuffer, SumTree, loops
 
 BATCHES = (32, 256, 1024)
 ALPHA, BETA = 0.5, 0.4
@@ -73,6 +75,11 @@ def ours(size: int) -> Functions:
         "sample": buffer.sample,
         "update": lambda batch: buffer.update_priorities(buffer._drawn, priorities(batch)),
     }
+
+
+def without_numba(size: int) -> Functions:
+    loops.IS_COMPILED = False
+    return ours(size)
 
 
 def sb3(size: int, kind: type[ReplayBuffer] = ReplayBuffer) -> Functions:
@@ -151,6 +158,11 @@ def our_tree(size: int) -> Functions:
     }
 
 
+def our_tree_without_numba(size: int) -> Functions:
+    loops.IS_COMPILED = False
+    return our_tree(size)
+
+
 def python_tree(size: int) -> Functions:
     n_leaves = 1 << (size - 1).bit_length()
     nodes = [0.0] * (2 * n_leaves)
@@ -183,15 +195,23 @@ def python_tree(size: int) -> Functions:
     return {"draw": draw, "update": update}
 
 
-PACKAGES = {"cpprb": "cpprb", "Tianshou": "tianshou", "Tianshou SegmentTree alone": "tianshou"}
+PACKAGES = {
+    "RainbowReplayBuffer": "numba",
+    "SumTree alone": "numba",
+    "cpprb": "cpprb",
+    "Tianshou": "tianshou",
+    "Tianshou SegmentTree alone": "tianshou",
+}
 # name: what makes it, bytes for each transition, largest size
 BUFFERS: dict[str, tuple[Callable[[int], Functions], int, int]] = {
     "RainbowReplayBuffer": (ours, 7_200, 1_000_000),
+    "RainbowReplayBuffer without Numba": (without_numba, 7_200, 1_000_000),
     "SB3 ReplayBuffer, uniform": (sb3, 56_500, 1_000_000),
     "SB3 NStepReplayBuffer, uniform": (sb3_n_step, 56_500, 1_000_000),
     "cpprb": (cpprb, 7_300, 1_000_000),
     "Tianshou": (tianshou, 15_000, 100_000),
     "SumTree alone": (our_tree, 9, 10_000_000),
+    "SumTree alone, without Numba": (our_tree_without_numba, 9, 10_000_000),
     "Tianshou SegmentTree alone": (tianshou_tree, 30, 10_000_000),
     "binary tree in Python alone": (python_tree, 80, 10_000_000),
 }
@@ -293,7 +313,8 @@ def main() -> None:
             for row in json.loads(done.stdout.splitlines()[-1]):
                 table.append(row)
                 print(*(f"{value:.1f}" if isinstance(value, float) else value for value in row.values()), flush=True)
-    write_table("replay.csv", table)
+    uniform = {row["batch"]: row["all"] for row in table if row["buffer"] == "SB3 ReplayBuffer, uniform"}
+    write_table("replay.csv", [row | {"ratio": row["all"] / uniform.get(row["batch"], float("nan"))} for row in table])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_rainbow import loops
 from sb3_rainbow.memory import ReusedArrays
 
 # Memory is asked for in chunks: up to two more than it needs are held. So a chunk is at most so many bytes, and a small
@@ -33,6 +34,7 @@ class FramePool:
         self.next_id = 0
         self._chunks: dict[int, np.ndarray] = {}  # by number, id // chunk_frames, in ascending order
         self._spare: list[np.ndarray] = []
+        self._addresses: tuple[int, np.ndarray] | None = None  # first number and addresses of the chunks
         self._reused = ReusedArrays()
 
     def append(self, frames: np.ndarray) -> np.ndarray:
@@ -47,6 +49,7 @@ class FramePool:
             if number not in self._chunks:
                 shape = (self.chunk_frames, *self.frame_shape)
                 self._chunks[number] = self._spare.pop() if self._spare else np.zeros(shape, dtype=self.dtype)
+                self._addresses = None
             some = frames[done : done + self.chunk_frames - offset]
             self._chunks[number][offset : offset + len(some)] = some
             self.next_id += len(some)
@@ -59,6 +62,7 @@ class FramePool:
         """
         while (oldest := next(iter(self._chunks), first_id)) < first_id // self.chunk_frames:
             self._spare.append(self._chunks.pop(oldest))
+            self._addresses = None
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
         """
@@ -66,6 +70,10 @@ class FramePool:
         :return: (n, k, *frame_shape), a copy
         """
         stacks = self._reused.empty((*ids.shape, *self.frame_shape), self.dtype)
+        if loops.IS_COMPILED:
+            out = stacks.reshape(-1).view(np.uint8)
+            loops.copy_frames(*self._chunk_addresses(), self.chunk_frames, self.frame_bytes, ids.reshape(-1), out)
+            return stacks
         # Most stacks are evenly spaced frames of one chunk, which one slice copies
         steps = ids[:, 1:] - ids[:, :-1]
         is_slice = ((steps == steps[:, :1]) & (steps > 0)).all(axis=1) & (ids[:, 0] != _ZERO)
@@ -80,6 +88,15 @@ class FramePool:
                 number, offset = divmod(frame, self.chunk_frames)
                 stacks[row, column] = 0 if frame == _ZERO else self._chunks[number][offset]
         return stacks
+
+    def _chunk_addresses(self) -> tuple[int, np.ndarray]:
+        if self._addresses is None:
+            addresses = [chunk.ctypes.data for chunk in self._chunks.values()]
+            self._addresses = next(iter(self._chunks), 0), np.array(addresses, dtype=np.int64)
+        return self._addresses
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_addresses": None}  # a copy's chunks are elsewhere
 
 
 class FrameStorage:

@@ -1,14 +1,13 @@
-"""Ground floor: a sum tree in NumPy. Priorities in, indices out."""
+"""Ground floor: a sum tree. Priorities in, indices out."""
 
 from typing import Protocol
 
 import numpy as np
 
+from sb3_rainbow import loops
 from sb3_rainbow.arguments import whole_number
+from sb3_rainbow.loops import WIDTH
 
-# Children of a node. 32 was the fastest of 16 to 256 at one million leaves: fewer levels cost less Python,
-# wider nodes cost more arithmetic.
-_WIDTH = 32
 # The top node has as many: it is read once for a whole batch, and searched by bisection.
 _TOP_WIDTH = 2048
 _LARGEST = float(np.finfo(np.float64).max)
@@ -37,12 +36,12 @@ class SumTree:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity = whole_number("capacity", capacity, 1)
-        # _levels[0] holds the leaves, each later level the sums of the one before, the last is the top node.
+        # The first level holds the leaves, each later one the sums of the one before, as the top node does of the last.
         # Rows are nodes, columns their children. np.zeros maps pages as they are written to.
-        self._levels: list[np.ndarray] = [np.zeros((-(-capacity // _WIDTH), _WIDTH))]
-        while len(self._levels[-1]) > _TOP_WIDTH:
-            self._levels.append(np.zeros((-(-len(self._levels[-1]) // _WIDTH), _WIDTH)))
-        self._levels.append(np.zeros(len(self._levels[-1])))
+        levels = [np.zeros((-(-capacity // WIDTH), WIDTH))]
+        while len(levels[-1]) > _TOP_WIDTH:
+            levels.append(np.zeros((-(-len(levels[-1]) // WIDTH), WIDTH)))
+        self._levels, self._top = tuple(levels), np.zeros(len(levels[-1]))
         self._top_sums: np.ndarray | None = None  # running sums of the top node; None after an update
 
     def __len__(self) -> int:
@@ -58,7 +57,7 @@ class SumTree:
     @property
     def nbytes(self) -> int:
         """Memory of all nodes, in bytes, as far as it has been written to."""
-        return sum(level.nbytes for level in self._levels)
+        return sum(level.nbytes for level in self._levels) + self._top.nbytes
 
     @property
     def total(self) -> float:
@@ -67,7 +66,7 @@ class SumTree:
 
     def _running_sums(self) -> np.ndarray:
         if self._top_sums is None:
-            self._top_sums = self._levels[-1].cumsum()
+            self._top_sums = self._top.cumsum()
         return self._top_sums
 
     def update(self, indices: np.ndarray, priorities: np.ndarray | float) -> None:
@@ -78,8 +77,8 @@ class SumTree:
         :param priorities: (batch,) or a scalar, not negative, so small that ``capacity`` of them have a finite sum
         :raises ValueError: on an index or a priority out of range, or other shapes; nothing has been written then
         """
-        indices = np.asarray(indices, dtype=np.int64)
-        priorities = np.asarray(priorities, dtype=np.float64)
+        indices = np.asarray(indices, dtype=np.int64, order="C")
+        priorities = np.asarray(priorities, dtype=np.float64, order="C")
         if indices.ndim != 1 or priorities.shape not in ((), indices.shape):
             raise ValueError(
                 f"indices of shape {indices.shape} and priorities of shape {priorities.shape} must be (batch,) each: "
@@ -87,16 +86,15 @@ class SumTree:
             )
         if indices.size == 0:
             return
-        if indices.min() < 0 or indices.max() >= self.capacity:
-            raise ValueError(f"indices must be in 0 to {self.capacity - 1}, got {indices.min()} to {indices.max()}")
-        largest = _LARGEST / self.capacity
-        if not (priorities.min() >= 0 and priorities.max() <= largest):  # NaN is neither
-            raise ValueError(f"priorities must be 0 to {largest:.3g}, so that their sum is finite, got {priorities}")
+        if priorities.ndim == 0:
+            priorities = np.full(indices.shape, priorities)
         self._top_sums = None
-        self._levels[0].reshape(-1)[indices] = priorities
-        for children, sums in zip(self._levels, self._levels[1:], strict=False):
-            indices = indices // _WIDTH
-            sums.reshape(-1)[indices] = children.take(indices, axis=0).sum(axis=1)
+        largest = _LARGEST / self.capacity
+        write = loops.write_to_tree if loops.IS_COMPILED else _write
+        if not write(self._levels, self._top, indices, priorities, self.capacity, largest):
+            if indices.min() < 0 or indices.max() >= self.capacity:
+                raise ValueError(f"indices must be in 0 to {self.capacity - 1}, got {indices.min()} to {indices.max()}")
+            raise ValueError(f"priorities must be 0 to {largest:.3g}, so that their sum is finite, got {priorities}")
 
     def find(self, masses: np.ndarray) -> np.ndarray:
         """
@@ -117,16 +115,8 @@ class SumTree:
         # Rounding may leave a mass at or beyond its node's end: kept below it, the child that is found is the first
         # whose running sum exceeds the mass, so its own priority is above zero.
         masses = np.minimum(masses, np.nextafter(sums[-1], 0))
-        nodes = sums.searchsorted(masses, side="right")
-        masses = masses - np.where(nodes > 0, sums[nodes - 1], 0)
-        rows = np.arange(len(masses))
-        for level in self._levels[-2::-1]:
-            sums = level.take(nodes, axis=0).cumsum(axis=1)  # (batch, 32)
-            masses = np.minimum(masses, np.nextafter(sums[:, -1], 0))
-            children = (sums > masses[:, None]).argmax(axis=1)
-            masses = masses - np.where(children > 0, sums[rows, children - 1], 0)
-            nodes = nodes * _WIDTH + children
-        return nodes
+        find = loops.find_in_tree if loops.IS_COMPILED else _find
+        return find(self._levels, sums, masses)
 
     def draw(self, batch_size: int, random: RandomSource) -> np.ndarray:
         """
@@ -140,3 +130,38 @@ class SumTree:
         batch_size = whole_number("batch_size", batch_size, 1)
         masses = (np.arange(batch_size) + random.random_sample(batch_size)) * (self.total / batch_size)
         return self._descend(masses)
+
+
+# What ``loops`` has compiled, in NumPy
+
+
+def _write(
+    levels: tuple[np.ndarray, ...],
+    top: np.ndarray,
+    indices: np.ndarray,
+    priorities: np.ndarray,
+    capacity: int,
+    largest: float,
+) -> bool:
+    if not (indices.min() >= 0 and indices.max() < capacity):
+        return False
+    if not (priorities.min() >= 0 and priorities.max() <= largest):  # NaN is neither
+        return False
+    levels[0].reshape(-1)[indices] = priorities
+    for children, sums in zip(levels, (*levels[1:], top), strict=True):
+        indices = indices // WIDTH
+        sums.reshape(-1)[indices] = children.take(indices, axis=0).sum(axis=1)
+    return True
+
+
+def _find(levels: tuple[np.ndarray, ...], sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    nodes = sums.searchsorted(masses, side="right")
+    masses = masses - np.where(nodes > 0, sums[nodes - 1], 0)
+    rows = np.arange(len(masses))
+    for level in reversed(levels):
+        sums = level.take(nodes, axis=0).cumsum(axis=1)  # (batch, 32)
+        masses = np.minimum(masses, np.nextafter(sums[:, -1], 0))
+        children = (sums > masses[:, None]).argmax(axis=1)
+        masses = masses - np.where(children > 0, sums[rows, children - 1], 0)
+        nodes = nodes * WIDTH + children
+    return nodes

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer, frames, storage
 from sb3_rainbow.frames import FramePool, FrameStorage
 
+pytestmark = pytest.mark.usefixtures("with_and_without_numba")
 FRAME = {"gray": (5, 6), "colour first": (3, 5, 4), "colour last": (5, 4, 3), "float": (2, 3)}
 
 
@@ -415,3 +416,6 @@ def test_a_pool_returns_what_was_appended(n_frames, chunk_frames, seed):
     pool.release_before(n_frames - 1)
     np.testing.assert_array_equal(pool.gather(np.array([[-1, n_frames - 1]]))[0, 1], expected[-1])
     assert len(pool._chunks) == 1
+    if (n_frames - 1) // chunk_frames:
+        with pytest.raises(LookupError):
+            pool.gather(np.array([[0]]))

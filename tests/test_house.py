@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "sb3_rainbow"
 FLOORS = [
     {
         "arguments": {"numpy", "torch", "gymnasium", "stable_baselines3"},
+        "loops": {"numpy", "numba"},
         "sum_tree": {"numpy"},
         "returns": {"numpy"},
         "categorical": {"torch"},
@@ -46,7 +47,11 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield node.module
+            yield from (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "sb3_rainbow"
+                else [node.module]
+            )
 
 
 def test_every_file_has_a_floor():

@@ -8,6 +8,7 @@ from scipy import stats
 
 from sb3_rainbow import SumTree
 
+pytestmark = pytest.mark.usefixtures("with_and_without_numba")
 CAPACITIES = [1, 2, 3, 31, 32, 33, 100, 1000, 1023, 1025, 5000]
 
 
