@@ -25,6 +25,7 @@ from stable_baselines3 import DQN
 from training_curve import read_curve
 
 from sb3_rainbow import RainbowDQN
+from sb3_rainbow.arguments import has_bfloat16
 from sb3_rainbow.envs import make_ale_vec_env
 from sb3_rainbow.networks import DataEfficientConv
 
@@ -35,7 +36,7 @@ NETWORK = {"features_extractor_class": DataEfficientConv, "features_extractor_kw
 # One gradient step for every four env steps, as in both entries
 STEPS = {"train_freq": 1, "gradient_steps": N_ENVS // 4, "learning_starts": 20_000}
 SCALED: dict[str, dict[str, Any]] = {
-    "rainbow": {"learning_rate": 2e-4, "target_update_interval": 2_000, "amp": True, "compile": True},
+    "rainbow": {"learning_rate": 2e-4, "target_update_interval": 2_000, "amp": has_bfloat16(), "compile": True},
     "dqn": {},
 }
 POLICY: dict[str, dict[str, Any]] = {

@@ -23,14 +23,6 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores of {processor}, {platform.system()} {platform.machine()}"
 
 
-def has_bfloat16() -> bool:
-    """
-    :return: whether the processor computes in bfloat16 by itself. Where it does not, ``amp`` makes it slower
-    """
-    info = Path("/proc/cpuinfo")
-    return info.exists() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(info.read_text().split())
-
-
 def versions() -> str:
     """
     :return: versions of Python and of the packages that results depend on

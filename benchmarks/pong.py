@@ -27,11 +27,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 import yaml
-from machine import has_bfloat16, run_side_by_side
+from machine import run_side_by_side
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_rainbow import RainbowDQN
+from sb3_rainbow.arguments import has_bfloat16
 from sb3_rainbow.envs import make_ale_vec_env
 
 ENTRIES = Path(__file__).parents[1] / "hyperparams" / "rainbow.yml"

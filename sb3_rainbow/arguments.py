@@ -1,6 +1,7 @@
 """Ground floor: checks of what a user passes. Each names the argument, its value and what is allowed."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,17 @@ def known_device(device: Any) -> th.device:
         return get_device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is unknown: write 'auto', 'cpu' or 'cuda' ({error})") from error
+
+
+def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """
+    :param cpuinfo: what Linux says of the processor
+    :return: False where the processor is known not to compute in bfloat16 by itself. PyTorch does it all the same,
+        slower than in float32
+    """
+    if not cpuinfo.exists():
+        return True
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
 
 
 def _is_finite_number(value: Any) -> bool:

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_rainbow.arguments import (
     agreement,
     discrete_actions,
+    has_bfloat16,
     instance_of,
     known_device,
     number,
@@ -229,6 +230,12 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
             agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, self._buffer_arguments())
         train_frequency(self.train_freq, self.n_envs)
+        if self.amp and self.device.type == "cpu" and not has_bfloat16():
+            warnings.warn(
+                "amp=True makes gradient steps slower here: this processor has no instructions for bfloat16. Write "
+                "amp=False",
+                stacklevel=3,
+            )
         if self.buffer_size < self.batch_size:
             raise ValueError(f"buffer_size={self.buffer_size} must be at least batch_size={self.batch_size}")
         if self.buffer_size < self.n_steps * self.n_envs:

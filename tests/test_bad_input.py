@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
+from sb3_rainbow.arguments import has_bfloat16
 
 BAD_ARGUMENTS = [
     ("learning_rate", -1e-3),
@@ -341,6 +343,24 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_no_priority(distributio
         model.train(1, batch_size=8)
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), weights)
     np.testing.assert_array_equal(model.replay_buffer.sampler.tree[np.arange(100)], priorities)
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_there"),
+    [("fpu avx512f avx512_bf16", True), ("amx_bf16", True), ("asimd bf16", True), ("avx2 avx512f", False)],
+)
+def test_amp_warns_where_the_processor_has_no_bfloat16(flags, is_there, tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
+    assert has_bfloat16(cpuinfo) is is_there
+    assert has_bfloat16(tmp_path / "of another system") is True
+    monkeypatch.setattr("sb3_rainbow.rainbow.has_bfloat16", lambda: is_there)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        RainbowDQN("MlpPolicy", "CartPole-v1", amp=True, device="cpu")
+        RainbowDQN("MlpPolicy", "CartPole-v1", device="cpu")
+    slower = [str(warning.message) for warning in caught if "amp=True" in str(warning.message)]
+    assert len(slower) == (0 if is_there else 1)
 
 
 def test_compile_says_that_it_needs_a_compiler(tmp_path):
