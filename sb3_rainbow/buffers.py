@@ -155,8 +155,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         :param batch_size: number of transitions
         :param env: normalises observations and the reward of each step, before the rewards are summed
         :return: the batch
-        :raises ValueError: when the buffer is empty
+        :raises ValueError: when the buffer is empty, or on a batch size below 1
         """
+        batch_size = whole_number("batch_size", batch_size, 1)
         if self.size() == 0:
             raise ValueError("the replay buffer is empty: add transitions before drawing from it")
         ids, probabilities = self.sampler.draw(batch_size, np.random)
@@ -202,6 +203,8 @@ class RainbowReplayBuffer(ReplayBuffer):
             raise ValueError(
                 f"indices of shape {indices.shape} and priorities of shape {priorities.shape} must be (batch,) each"
             )
+        if indices.size and not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(f"indices={indices} must be integers: use those that sample() returned")
         if indices.size and not 0 <= indices.min() <= indices.max() < self.size() * self.n_envs:
             raise ValueError(
                 f"indices {indices.min()} to {indices.max()} are not all of the {self.size() * self.n_envs} "

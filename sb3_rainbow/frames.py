@@ -10,8 +10,7 @@ from sb3_rainbow.memory import ReusedArrays
 
 # Memory is asked for in chunks: up to two more than it needs are held. So a chunk is at most so many bytes, and a small
 # part of the buffer, but of so many frames at least: a stack of one of many envs is quickly read within a chunk
-_CHUNK_BYTES, _CHUNK_PART, _CHUNK_FRAMES = 2**25, 128, 256
-_AGE = np.uint32
+_CHUNK_BYTES, _CHUNK_PART, _CHUNK_FRAMES = 2**24 + 2**21, 128, 256
 _ZERO = -1  # the id of the frame of zeros, which is not kept at all
 # Over so many rows it is judged how many frames they take, and said, once, when most had to be kept whole
 _JUDGED_ROWS = 1_000
@@ -34,7 +33,7 @@ class FramePool:
         self.next_id = 0
         self._chunks: dict[int, np.ndarray] = {}  # by number, id // chunk_frames, in ascending order
         self._spare: list[np.ndarray] = []
-        self._addresses: tuple[int, np.ndarray] | None = None  # first number and addresses of the chunks
+        self._find_chunks()
         self._reused = ReusedArrays()
 
     def append(self, frames: np.ndarray) -> np.ndarray:
@@ -49,7 +48,7 @@ class FramePool:
             if number not in self._chunks:
                 shape = (self.chunk_frames, *self.frame_shape)
                 self._chunks[number] = self._spare.pop() if self._spare else np.zeros(shape, dtype=self.dtype)
-                self._addresses = None
+                self._find_chunks()
             some = frames[done : done + self.chunk_frames - offset]
             self._chunks[number][offset : offset + len(some)] = some
             self.next_id += len(some)
@@ -62,7 +61,7 @@ class FramePool:
         """
         while (oldest := next(iter(self._chunks), first_id)) < first_id // self.chunk_frames:
             self._spare.append(self._chunks.pop(oldest))
-            self._addresses = None
+            self._find_chunks()
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
         """
@@ -72,7 +71,7 @@ class FramePool:
         stacks = self._reused.empty((*ids.shape, *self.frame_shape), self.dtype)
         if loops.IS_COMPILED:
             out = stacks.reshape(-1).view(np.uint8)
-            loops.copy_frames(*self._chunk_addresses(), self.chunk_frames, self.frame_bytes, ids.reshape(-1), out)
+            loops.copy_frames(*self._addresses, self.chunk_frames, self.frame_bytes, ids.reshape(-1), out)
             return stacks
         # Most stacks are evenly spaced frames of one chunk, which one slice copies
         steps = ids[:, 1:] - ids[:, :-1]
@@ -89,14 +88,14 @@ class FramePool:
                 stacks[row, column] = 0 if frame == _ZERO else self._chunks[number][offset]
         return stacks
 
-    def _chunk_addresses(self) -> tuple[int, np.ndarray]:
-        if self._addresses is None:
-            addresses = [chunk.ctypes.data for chunk in self._chunks.values()]
-            self._addresses = next(iter(self._chunks), 0), np.array(addresses, dtype=np.int64)
-        return self._addresses
+    def _find_chunks(self) -> None:
+        # The number of the first, and where each is in memory: in one object, as another thread may draw meanwhile
+        addresses = np.array([chunk.ctypes.data for chunk in self._chunks.values()], dtype=np.int64)
+        self._addresses = next(iter(self._chunks), 0), addresses
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_addresses": None}  # a copy's chunks are elsewhere
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._find_chunks()  # a copy's are elsewhere
 
 
 class FrameStorage:
@@ -132,9 +131,9 @@ class FrameStorage:
         self._split = (*shape[:axis], n_frames, shape[axis] // n_frames, *shape[axis + 1 :])
         self.pool = FramePool(self._split[:axis] + self._split[axis + 1 :], dtype, n_slots * n_envs)
         # For each row the ids of its observation's frames and of its next observation's: in each slot the first id
-        # that came later, for each frame how far before that it is; 0 for a frame of zeros. 8 bytes a frame.
+        # that came later, for each frame how far before that it is; 0 for a frame of zeros.
         self._ends = np.zeros(n_slots, dtype=np.int64)
-        self._ages = np.zeros((n_slots, n_envs, 2, n_frames), dtype=_AGE)
+        self._ages = np.zeros((n_slots, n_envs, 2, n_frames), dtype=_age_type(n_envs, n_frames))
         self._newest: np.ndarray | None = None  # (n_envs, n_frames, *frame_shape), what was put as next observation
         self._newest_ids = np.full((n_envs, n_frames), _ZERO)
         self._first_frames = self._n_rows = 0  # frames of the first rows; rows put since then
@@ -183,9 +182,8 @@ class FrameStorage:
         n_frames = 1.0
         if self._n_rows >= _JUDGED_ROWS:  # if rows are kept whole, and episodes end, as often as so far
             n_frames = max((self.pool.next_id - self._first_frames) / self._n_rows, 1)
-        index_bytes = frame_storage_bytes(0, self.n_frames)
-        n_bytes = self.n_slots * self.n_envs * (n_frames * self.pool.frame_bytes + index_bytes)
-        return int(n_bytes) + 2 * self.pool.chunk_frames * self.pool.frame_bytes
+        n_frames = n_frames * self.n_slots * self.n_envs + 2 * self.pool.chunk_frames
+        return int(n_frames * self.pool.frame_bytes) + self._ends.nbytes + self._ages.nbytes
 
     def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
         rows = (slots * self.n_envs + envs) * 2 + which
@@ -234,13 +232,20 @@ class FrameStorage:
         return ids
 
 
-def frame_storage_bytes(observation_bytes: int, n_frames: int) -> int:
+def frame_storage_bytes(observation_bytes: int, n_envs: int, n_frames: int) -> int:
     """
     :param observation_bytes: of one observation
-    :param n_frames: number of frames in it
-    :return: bytes that ``FrameStorage`` needs for a transition: a frame, and what finds it
+    :param n_envs: number of envs
+    :param n_frames: number of frames in an observation
+    :return: bytes that ``FrameStorage`` needs at most for a transition: a frame, and what finds it
     """
-    return observation_bytes // n_frames + 2 * n_frames * np.dtype(_AGE).itemsize + 8
+    return observation_bytes // n_frames + 2 * n_frames * _age_type(n_envs, n_frames).itemsize + 8
+
+
+def _age_type(n_envs: int, n_frames: int) -> np.dtype:
+    # A row's frames came with its own put or with one of as many before it as a stack has frames, each of which may
+    # have brought both stacks of every env whole
+    return np.min_scalar_type((n_frames + 1) * 2 * n_frames * n_envs)
 
 
 class Stacking(NamedTuple):

@@ -5,6 +5,7 @@ Where it is not, ``sum_tree`` and ``frames`` do the same in NumPy, with the same
 takes so few operations that NumPy spends most of the time on being called.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,13 @@ try:
     import numba
     from numba.core import cgutils
     from numba.extending import intrinsic
-except ImportError:  # it may also be there, and refuse a NumPy that it does not know yet
+except ModuleNotFoundError:
     IS_COMPILED = False
+except Exception as error:  # such as a NumPy that it does not know yet, or a library of the system that is missing
+    IS_COMPILED = False
+    warnings.warn(f"Numba is installed, but cannot be used: {error}. Replay will be slower", stacklevel=2)
 else:
-    IS_COMPILED = True
+    IS_COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 # Children of a sum tree's node. 32 was the fastest of 16 to 256 in NumPy at one million leaves: fewer levels cost less
 # Python, wider nodes cost more arithmetic.
@@ -25,13 +29,12 @@ WIDTH = 32
 
 
 def _compiled(function: Callable) -> Callable:
-    """Compile a function when it is first called, and keep the result for later processes."""
-    if not IS_COMPILED:
-        return function
-    try:
-        return numba.njit(function, cache=True, nogil=True)
-    except RuntimeError:  # there is no folder to keep it in
-        return numba.njit(function, nogil=True)
+    """
+    Compile a function when it is first called.
+
+    What is compiled is not kept in files, which may be cut short or have no room: that would save a second or two.
+    """
+    return numba.njit(function, nogil=True) if IS_COMPILED else function
 
 
 if IS_COMPILED:
@@ -105,6 +108,17 @@ def write_to_tree(
 
 
 @_compiled
+def _first_beyond(numbers: np.ndarray, mass: float) -> tuple[int, float, float]:
+    """Where the running sum first exceeds a mass, or the last place; the sum before it, and with it"""
+    index, before, running = 0, 0.0, numbers[0]
+    while running <= mass and index + 1 < len(numbers):
+        index += 1
+        before = running
+        running += numbers[index]
+    return index, before, running
+
+
+@_compiled
 def find_in_tree(levels: tuple[np.ndarray, ...], sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
     """
     :param levels: of a sum tree, leaves first, (n_nodes, 32) each
@@ -125,14 +139,10 @@ def find_in_tree(levels: tuple[np.ndarray, ...], sums: np.ndarray, masses: np.nd
             for child in range(0, WIDTH, 8):
                 touched += level[node, child]
         for i in range(len(nodes)):
-            children = level[nodes[i]]
-            child, before, running = 0, 0.0, children[0]
-            while running <= rest[i]:
-                child += 1
-                if child == WIDTH:  # rounding left a mass beyond the node's end: start again with one that is below it
-                    child, rest[i], running = 0, np.nextafter(running, 0.0), 0.0
-                before = running
-                running += children[child]
+            child, before, running = _first_beyond(level[nodes[i]], rest[i])
+            if running <= rest[i]:  # rounding left a mass at or beyond the node's end
+                rest[i] = np.nextafter(running, 0.0)
+                child, before, running = _first_beyond(level[nodes[i]], rest[i])
             rest[i] -= before
             nodes[i] = nodes[i] * WIDTH + child
     if touched < 0:  # it never is, but what nothing depends on would not be read

@@ -145,7 +145,7 @@ class AutoStorage:
         self._explained = {
             stacking: 0
             for stacking in possible_stackings(shape)
-            if frame_storage_bytes(observation_bytes, stacking.n_frames) <= observation_bytes
+            if frame_storage_bytes(observation_bytes, n_envs, stacking.n_frames) <= observation_bytes
         }
         self._n_judged = 0
         self._is_open = bool(self._explained)

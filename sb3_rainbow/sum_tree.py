@@ -10,7 +10,7 @@ from sb3_rainbow.loops import WIDTH
 
 # The top node has as many: it is read once for a whole batch, and searched by bisection.
 _TOP_WIDTH = 2048
-_LARGEST = float(np.finfo(np.float64).max)
+_LARGEST = float(np.finfo(np.float64).max) / 2  # of the sum of all leaves, however it is rounded
 
 
 class RandomSource(Protocol):
@@ -36,12 +36,12 @@ class SumTree:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity = whole_number("capacity", capacity, 1)
-        # The first level holds the leaves, each later one the sums of the one before, as the top node does of the last.
+        # _levels[0] holds the leaves, each later level the sums of the one before, the last is the top node.
         # Rows are nodes, columns their children. np.zeros maps pages as they are written to.
-        levels = [np.zeros((-(-capacity // WIDTH), WIDTH))]
-        while len(levels[-1]) > _TOP_WIDTH:
-            levels.append(np.zeros((-(-len(levels[-1]) // WIDTH), WIDTH)))
-        self._levels, self._top = tuple(levels), np.zeros(len(levels[-1]))
+        self._levels: list[np.ndarray] = [np.zeros((-(-capacity // WIDTH), WIDTH))]
+        while len(self._levels[-1]) > _TOP_WIDTH:
+            self._levels.append(np.zeros((-(-len(self._levels[-1]) // WIDTH), WIDTH)))
+        self._levels.append(np.zeros(len(self._levels[-1])))
         self._top_sums: np.ndarray | None = None  # running sums of the top node; None after an update
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class SumTree:
     @property
     def nbytes(self) -> int:
         """Memory of all nodes, in bytes, as far as it has been written to."""
-        return sum(level.nbytes for level in self._levels) + self._top.nbytes
+        return sum(level.nbytes for level in self._levels)
 
     @property
     def total(self) -> float:
@@ -66,7 +66,7 @@ class SumTree:
 
     def _running_sums(self) -> np.ndarray:
         if self._top_sums is None:
-            self._top_sums = self._top.cumsum()
+            self._top_sums = self._levels[-1].cumsum()
         return self._top_sums
 
     def update(self, indices: np.ndarray, priorities: np.ndarray | float) -> None:
@@ -77,24 +77,26 @@ class SumTree:
         :param priorities: (batch,) or a scalar, not negative, so small that ``capacity`` of them have a finite sum
         :raises ValueError: on an index or a priority out of range, or other shapes; nothing has been written then
         """
-        indices = np.asarray(indices, dtype=np.int64, order="C")
-        priorities = np.asarray(priorities, dtype=np.float64, order="C")
-        if indices.ndim != 1 or priorities.shape not in ((), indices.shape):
+        given, priorities = np.asarray(indices), np.array(priorities, dtype=np.float64)
+        if given.ndim != 1 or priorities.shape not in ((), given.shape):
             raise ValueError(
-                f"indices of shape {indices.shape} and priorities of shape {priorities.shape} must be (batch,) each: "
+                f"indices of shape {given.shape} and priorities of shape {priorities.shape} must be (batch,) each: "
                 "flatten them"
             )
-        if indices.size == 0:
+        if given.size == 0:
             return
+        if not np.issubdtype(given.dtype, np.integer):
+            raise ValueError(f"indices={given} must be integers, 0 to {self.capacity - 1}")
+        indices = np.ascontiguousarray(given, dtype=np.int64)
         if priorities.ndim == 0:
             priorities = np.full(indices.shape, priorities)
-        self._top_sums = None
         largest = _LARGEST / self.capacity
         write = loops.write_to_tree if loops.IS_COMPILED else _write
-        if not write(self._levels, self._top, indices, priorities, self.capacity, largest):
+        if not write(tuple(self._levels[:-1]), self._levels[-1], indices, priorities, self.capacity, largest):
             if indices.min() < 0 or indices.max() >= self.capacity:
                 raise ValueError(f"indices must be in 0 to {self.capacity - 1}, got {indices.min()} to {indices.max()}")
             raise ValueError(f"priorities must be 0 to {largest:.3g}, so that their sum is finite, got {priorities}")
+        self._top_sums = None
 
     def find(self, masses: np.ndarray) -> np.ndarray:
         """
@@ -104,6 +106,9 @@ class SumTree:
         :return: (batch,) int64 indices, never one of zero priority
         :raises ValueError: when the tree is empty, or on a mass out of range
         """
+        masses = np.asarray(masses, dtype=np.float64)
+        if masses.ndim != 1:
+            raise ValueError(f"masses of shape {masses.shape} must be (batch,): flatten them")
         if not ((masses >= 0) & (masses <= self.total)).all():
             raise ValueError(f"masses must be in 0 to the total of {self.total}, got {masses}")
         return self._descend(masses)
@@ -116,7 +121,7 @@ class SumTree:
         # whose running sum exceeds the mass, so its own priority is above zero.
         masses = np.minimum(masses, np.nextafter(sums[-1], 0))
         find = loops.find_in_tree if loops.IS_COMPILED else _find
-        return find(self._levels, sums, masses)
+        return find(tuple(self._levels[:-1]), sums, masses)
 
     def draw(self, batch_size: int, random: RandomSource) -> np.ndarray:
         """

@@ -360,6 +360,24 @@ def test_priorities_may_be_set_for_rows_that_were_not_drawn():
     assert buffer.sampler.tree[np.arange(4)].tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("prioritized_replay", [True, False])
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "3"])
+def test_a_batch_size_that_is_no_number_of_transitions_is_refused(batch_size, prioritized_replay):
+    buffer = make(4, prioritized_replay=prioritized_replay)
+    fill(buffer, [0] * 4)
+    with pytest.raises(ValueError, match=f"^batch_size={batch_size!r} must be a whole number of at least 1"):
+        buffer.sample(batch_size)
+
+
+@pytest.mark.parametrize("indices", [[0.9, 0.2], [True, False]])
+def test_indices_that_are_no_integers_are_refused(indices):
+    buffer = make(4)
+    fill(buffer, [0] * 4)
+    with pytest.raises(ValueError, match="must be integers: use those that sample"):
+        buffer.update_priorities(np.array(indices), np.array([5.0, 7.0]))
+    assert buffer.sampler.tree[np.arange(4)].tolist() == [1] * 4
+
+
 @pytest.mark.parametrize("indices", [[2], [0, 9], [-1], [10**6]])
 def test_priorities_of_rows_that_hold_nothing_are_refused(indices):
     buffer = make(10)
@@ -466,7 +484,7 @@ def test_a_million_frame_stacks_can_be_made_anywhere(monkeypatch):
     add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
     memory = SimpleNamespace(available=5 * 10**9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    sizes = {4: r"will need 7\.19 GB .* only 5 GB .* write buffer_size=688325 or less", None: r"will need 56\.5 GB "}
+    sizes = {4: r"will need 7\.14 GB .* only 5 GB .* write buffer_size=693472 or less", None: r"will need 56\.5 GB "}
     for frame_stack, said in sizes.items():
         buffer = make(1_000_000, space=space, frame_stack=frame_stack)
         with pytest.warns(UserWarning, match=said):

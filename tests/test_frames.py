@@ -176,14 +176,15 @@ def test_a_ring_that_goes_round_holds_little_more_than_its_frames(size):
         buffer.storage.put(step % size, obs, next_obs, np.zeros(1, dtype=bool))
         obs = next_obs
         most = max(most, len(pool._chunks) + len(pool._spare))
-    assert most * pool.chunk_frames * pool.frame_bytes + 40 * size <= buffer.storage.full_bytes
+    index = 8 + 8 * 1  # bytes for each row: where its frames end, and for one env a byte for each frame of both stacks
+    assert most * pool.chunk_frames * pool.frame_bytes + index * size <= buffer.storage.full_bytes
     assert pool.chunk_frames <= max(size // 100, 256)
 
 
 @pytest.mark.parametrize("kind", ["gray", "colour first", "colour last"])
 @pytest.mark.parametrize("n_frames", [2, 4, 7])
 def test_stacks_are_found_by_themselves(kind, n_frames, monkeypatch):
-    monkeypatch.setattr(storage, "frame_storage_bytes", lambda observation, n_frames: 0)  # small frames too
+    monkeypatch.setattr(storage, "frame_storage_bytes", lambda observation, n_envs, n_frames: 0)  # small frames too
     envs = StackedEnvs(np.random.default_rng(1), kind, n_frames, 3, "zero", end=0.05)
     buffers = [
         RainbowReplayBuffer(300, envs.space, spaces.Discrete(3), n_envs=3, frame_stack=given)
@@ -354,13 +355,14 @@ def test_rows_that_are_kept_whole_count_in_the_size(sometimes):
     for _ in range(20):
         buffer.add(*envs.step())
     pool = buffer.storage.pool
-    assert buffer.storage.full_bytes == promised == 10_000 * (pool.frame_bytes + 40) + 2 * 256 * pool.frame_bytes
+    index = 5_000 * (8 + 2 * 8 * 1)  # for each slot where its frames end, for both envs a byte for each frame
+    assert buffer.storage.full_bytes == promised == 10_000 * pool.frame_bytes + index + 2 * 256 * pool.frame_bytes
     for _ in range(500):
         buffer.add(*envs.step())
     predicted = buffer.storage.full_bytes - 2 * buffer.storage.pool.chunk_frames * buffer.storage.pool.frame_bytes
     for _ in range(4_480):
         buffer.add(*envs.step())
-    held = buffer.storage.pool.next_id * buffer.storage.pool.frame_bytes + 10_000 * 40  # nothing was released
+    held = buffer.storage.pool.next_id * buffer.storage.pool.frame_bytes + index  # nothing was released
     assert held == pytest.approx(predicted, rel=0.1)
     assert held > 1.3 * promised or not sometimes
 

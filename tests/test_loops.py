@@ -1,7 +1,9 @@
 """Compiled loops and what stands in for them without Numba: the same results to the last bit."""
 
+import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ def trees_after(updates, capacity, masses):
             tree = SumTree(capacity)
             for indices, priorities in updates:
                 tree.update(indices, priorities)
-            yield *tree._levels, tree._top, tree.find(masses * tree.total)
+            yield *tree._levels, tree.find(masses * tree.total)
 
 
 @given(
@@ -38,31 +40,56 @@ def test_trees_are_the_same(capacity, batch, seed):
         np.testing.assert_array_equal(compiled, plain)
 
 
-def test_without_numba_everything_is_there():
-    """In a process in which Numba cannot be imported, as it is not installed or refuses this NumPy."""
-    code = """
-import sys
-sys.modules["numba"] = None
+SCRIPT = """
 import numpy as np
-from sb3_rainbow import SumTree, loops
+from gymnasium import spaces
+from sb3_rainbow import RainbowReplayBuffer, loops
 assert not loops.IS_COMPILED
-tree = SumTree(100)
-tree.update(np.array([3, 7]), np.array([1.0, 2.0]))
-assert set(tree.draw(30, np.random)) == {3, 7}
+buffer = RainbowReplayBuffer(50, spaces.Box(0, 255, (4, 9, 9), np.uint8), spaces.Discrete(2), frame_stack=4)
+stacks = np.random.randint(0, 256, (8, 9, 9), dtype=np.uint8)[np.arange(5)[:, None] + np.arange(4)]
+for obs, next_obs in zip(stacks[:, None], stacks[1:, None]):
+    buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+batch = buffer.sample(8)
+np.testing.assert_array_equal(batch.observations, stacks[batch.indices])
+buffer.update_priorities(batch.indices, np.ones(8))
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_loops_are_compiled_where_nothing_can_be_written():
-    """As in a container that runs as a user without a home."""
-    code = """
-import numba.core.caching as caching
-caching.CacheImpl._locator_classes = []
-import numpy as np
-from sb3_rainbow import SumTree, loops
-assert loops.IS_COMPILED
-tree = SumTree(100)
-tree.update(np.array([3, 7]), np.array([1.0, 2.0]))
-assert set(tree.draw(30, np.random)) == {3, 7}
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize(
+    ("numba", "variables"),
+    [
+        ("raise ModuleNotFoundError('No module named numba')", {}),
+        ("raise OSError('no libllvmlite')", {}),
+        (None, {"NUMBA_DISABLE_JIT": "1"}),
+    ],
+    ids=["missing", "broken", "switched off"],
+)
+def test_without_numba_everything_is_there(numba, variables, tmp_path):
+    if numba:
+        (tmp_path / "numba.py").write_text(numba)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)} | variables
+    run = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    is_said = "Numba is installed, but cannot be used: no libllvmlite" in run.stderr
+    assert is_said is (numba is not None and "OSError" in numba)
+
+
+def test_a_thread_that_asks_for_the_total_meanwhile_leaves_no_old_sum_behind():
+    """Compiled code lets other threads run: what one of them reads in the middle of an update must not be kept."""
+    tree = SumTree(2_000_000)
+    tree.update(np.arange(2_000_000), 1.0)
+    stop = threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            assert tree.total >= 0
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for size in (1.0, 3.0, 2.0):
+            tree.update(np.arange(1_000_000), size)
+            assert tree.total == 1_000_000 * (1 + size)
+    finally:
+        stop.set()
+        asking.join()

@@ -129,6 +129,8 @@ def test_a_batch_takes_one_from_each_share_of_the_total():
         (0, 5.0, r"shape \(\)"),
         ([[0]], [[2.0]], r"shape \(1, 1\)"),
         ([0, 1], [2.0], r"shape \(2,\)"),
+        ([0.9], [2.0], r"indices=\[0.9\] must be integers"),
+        ([True, False], [2.0, 3.0], "must be integers"),
     ],
 )
 def test_bad_numbers_are_refused_before_anything_is_written(indices, priorities, named):
@@ -137,6 +139,24 @@ def test_bad_numbers_are_refused_before_anything_is_written(indices, priorities,
     with pytest.raises(ValueError, match=named):
         tree.update(np.array(indices), np.array(priorities))
     assert tree.total == tree[np.arange(10)].sum() == 10
+
+
+def test_priorities_may_be_a_view_of_the_tree():
+    tree = SumTree(10)
+    tree.update(np.arange(10), np.arange(1.0, 11.0))
+    tree.update(np.arange(1, 5), tree[0:4])
+    assert tree[np.arange(10)].tolist() == [1, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("capacity", [3, 7, 1000])
+def test_the_largest_priorities_have_a_finite_sum(capacity):
+    tree = SumTree(capacity)
+    with pytest.raises(ValueError, match="priorities must be 0 to") as error:
+        tree.update(np.arange(capacity), np.inf)
+    largest = float(str(error.value).split("0 to ")[1].split(",")[0])
+    tree.update(np.arange(capacity), 0.99 * largest)
+    assert np.isfinite(tree.total)
+    assert set(tree.draw(1000 * capacity, np.random)) == set(range(capacity))
 
 
 def test_an_empty_tree_cannot_be_drawn_from():
@@ -153,5 +173,8 @@ def test_masses_out_of_range_are_refused(mass):
     tree.update(np.arange(10), np.ones(10))
     with pytest.raises(ValueError, match="masses must be in 0 to the total of 10"):
         tree.find(np.array([1.0, mass]))
+    with pytest.raises(ValueError, match=r"shape \(1, 1\)"):
+        tree.find(np.array([[1.0]]))
+    assert tree.find([0.5, 9.5]).tolist() == [0, 9]
     with pytest.raises(ValueError, match="batch_size=0"):
         tree.draw(0, np.random)
