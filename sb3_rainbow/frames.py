@@ -186,9 +186,11 @@ class FrameStorage:
         return int(n_frames * self.pool.frame_bytes) + self._ends.nbytes + self._ages.nbytes
 
     def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
-        rows = (slots * self.n_envs + envs) * 2 + which
-        ages = self._ages.reshape(-1, self.n_frames).take(rows, axis=0)  # (batch, n_frames)
-        ids = np.where(ages == 0, _ZERO, self._ends.take(slots)[:, None] - ages)
+        if loops.IS_COMPILED:
+            ids = loops.find_frames(self._ends, self._ages, slots, envs, which)
+        else:
+            ages = self._ages[slots, envs, which]  # (batch, n_frames)
+            ids = np.where(ages == 0, _ZERO, self._ends[slots][:, None] - ages)
         stacks = self.pool.gather(ids[:, :: self._order])
         if self.axis > 0:
             stacks = np.moveaxis(stacks, 1, self.axis + 1)

@@ -1,8 +1,8 @@
 """
 Ground floor: loops that Numba compiles, where it is installed (the extra ``numba``).
 
-Where it is not, ``sum_tree`` and ``frames`` do the same in NumPy, with the same results to the last bit. A batch of 32
-takes so few operations that NumPy spends most of the time on being called.
+Where it is not, ``sum_tree``, ``returns`` and ``frames`` do the same in NumPy, with the same results to the last bit. A
+batch of 32 takes so few operations that NumPy spends most of the time on being called.
 """
 
 import warnings
@@ -148,6 +148,57 @@ def find_in_tree(levels: tuple[np.ndarray, ...], sums: np.ndarray, masses: np.nd
     if touched < 0:  # it never is, but what nothing depends on would not be read
         raise AssertionError
     return nodes
+
+
+@_compiled
+def _require_row(slot: int, env: int, shape: tuple[int, ...]) -> None:
+    if not (0 <= slot < shape[0] and 0 <= env < shape[1]):  # compiled code would read whatever is there
+        raise IndexError("this transition is beyond the ends of the ring")
+
+
+@_compiled
+def follow_windows(
+    slots: np.ndarray, envs: np.ndarray, n_steps: int, dones: np.ndarray, timeouts: np.ndarray, newest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    As ``returns.n_step_windows``.
+
+    :raises IndexError: on a transition that is beyond the ends of the ring
+    """
+    rows = np.empty((len(slots), n_steps), dtype=np.int64)
+    counts = np.empty((len(slots), n_steps), dtype=np.bool_)
+    last = np.empty(len(slots), dtype=np.int64)
+    for i in range(len(slots)):
+        _require_row(slots[i], envs[i], dones.shape)
+        row, env, is_open = slots[i], envs[i], True
+        for step in range(n_steps):
+            rows[i, step], counts[i, step] = row, is_open
+            if is_open:
+                last[i] = row
+                is_open = dones[row, env] == 0 and timeouts[row, env] == 0 and row != newest
+            row = row + 1 if row + 1 < len(dones) else 0
+    return rows, counts, last
+
+
+@_compiled
+def find_frames(ends: np.ndarray, ages: np.ndarray, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
+    """
+    :param ends: (n_slots,) ids that came after those of a slot
+    :param ages: (n_slots, n_envs, 2, n_frames) how far before that an id is; 0 for a frame of zeros
+    :param slots: (batch,)
+    :param envs: (batch,)
+    :param which: 0: of the observation, 1: of the next one
+    :return: (batch, n_frames) ids; -1 for a frame of zeros
+    :raises IndexError: on a transition that is beyond the ends of the ring
+    """
+    n_frames = ages.shape[3]
+    ids = np.empty((len(slots), n_frames), dtype=np.int64)
+    for i in range(len(slots)):
+        _require_row(slots[i], envs[i], ages.shape)
+        for frame in range(n_frames):
+            age = ages[slots[i], envs[i], which, frame]
+            ids[i, frame] = ends[slots[i]] - age if age else -1
+    return ids
 
 
 @_compiled

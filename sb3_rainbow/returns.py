@@ -1,6 +1,8 @@
-"""Ground floor: n-step windows over a ring of transitions. Pure NumPy functions."""
+"""Ground floor: n-step windows over a ring of transitions. Pure functions."""
 
 import numpy as np
+
+from sb3_rainbow import loops
 
 
 def n_step_windows(
@@ -26,6 +28,8 @@ def n_step_windows(
     :return: rows of each window (batch, n_steps), wrapped around the ring; which of them count (batch, n_steps);
         the last row that counts (batch,)
     """
+    if loops.IS_COMPILED:
+        return loops.follow_windows(slots, envs, n_steps, dones, timeouts, newest)
     steps = np.arange(n_steps)
     rows = (slots[:, None] + steps) % len(dones)  # (batch, n_steps)
     ids = rows * dones.shape[1] + envs[:, None]

@@ -40,6 +40,16 @@ def test_trees_are_the_same(capacity, batch, seed):
         np.testing.assert_array_equal(compiled, plain)
 
 
+@pytest.mark.parametrize(("slot", "env"), [(3, 0), (-1, 0), (10**9, 0), (0, 2), (0, -1)])
+def test_what_is_beyond_the_ring_is_not_read(slot, env):
+    ring = np.zeros((3, 2), dtype=np.float32)
+    slots, envs = np.array([0, slot]), np.array([0, env])
+    with pytest.raises(IndexError):
+        loops.follow_windows(slots, envs, 2, ring, ring, 0)
+    with pytest.raises(IndexError):
+        loops.find_frames(np.zeros(3, dtype=np.int64), np.zeros((3, 2, 2, 4), dtype=np.uint8), slots, envs, 1)
+
+
 SCRIPT = """
 import numpy as np
 from gymnasium import spaces

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from sb3_rainbow.returns import discounted_range, n_step_returns, n_step_windows
 
+pytestmark = pytest.mark.usefixtures("with_and_without_numba")
+
 
 def walk(slot, env, n_steps, dones, timeouts, newest, size):
     """The rows of a window, one after the other."""
