@@ -314,7 +314,10 @@ def main() -> None:
                 table.append(row)
                 print(*(f"{value:.1f}" if isinstance(value, float) else value for value in row.values()), flush=True)
     uniform = {row["batch"]: row["all"] for row in table if row["buffer"] == "SB3 ReplayBuffer, uniform"}
-    write_table("replay.csv", [row | {"ratio": row["all"] / uniform.get(row["batch"], float("nan"))} for row in table])
+    for row in table:
+        has_both = row["gather"] is not None and row["batch"] in uniform
+        row["ratio"] = row["all"] / uniform[row["batch"]] if has_both else None
+    write_table("replay.csv", table)
 
 
 if __name__ == "__main__":
