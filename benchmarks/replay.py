@@ -317,6 +317,8 @@ def main() -> None:
     for row in table:
         has_both = row["gather"] is not None and row["batch"] in uniform
         row["ratio"] = row["all"] / uniform[row["batch"]] if has_both else None
+        if has_both:
+            print(f"{row['buffer']} of {row['size']}, batch of {row['batch']}: ratio {row['ratio']:.2f}")
     write_table("replay.csv", table)
 
 
