@@ -9,7 +9,8 @@ from sb3_rainbow import loops
 from sb3_rainbow.memory import ReusedArrays
 
 # Memory is asked for in chunks: up to two more than it needs are held. So a chunk is at most so many bytes, and a small
-# part of the buffer, but of so many frames at least: a stack of one of many envs is quickly read within a chunk
+# part of the buffer, but of so many frames at least: a stack of one of many envs is quickly read within a chunk. More
+# bytes than memory.py has malloc keep, so that a large replay goes back to the system
 _CHUNK_BYTES, _CHUNK_PART, _CHUNK_FRAMES = 2**24 + 2**21, 128, 256
 _ZERO = -1  # the id of the frame of zeros, which is not kept at all
 # Over so many rows it is judged how many frames they take, and said, once, when most had to be kept whole

@@ -50,19 +50,10 @@ if IS_COMPILED:
 
 
 @_compiled
-def _sum_of_32(numbers: np.ndarray) -> float:
+def _sum_of_node(numbers: np.ndarray) -> float:
     """In the order in which NumPy adds, so that both round alike."""
-    a, b, c, d, e, f, g, h = (
-        numbers[0],
-        numbers[1],
-        numbers[2],
-        numbers[3],
-        numbers[4],
-        numbers[5],
-        numbers[6],
-        numbers[7],
-    )
-    for start in range(8, 32, 8):
+    a = b = c = d = e = f = g = h = 0.0
+    for start in range(0, WIDTH, 8):
         a += numbers[start]
         b += numbers[start + 1]
         c += numbers[start + 2]
@@ -103,7 +94,7 @@ def write_to_tree(
         width *= WIDTH
         sums = levels[depth + 1].reshape(-1) if depth + 1 < len(levels) else top
         for index in indices:
-            sums[index // width] = _sum_of_32(levels[depth][index // width])
+            sums[index // width] = _sum_of_node(levels[depth][index // width])
     return True
 
 
