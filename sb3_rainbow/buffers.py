@@ -171,7 +171,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         :param env: as for ``sample``
         :return: these transitions, with weights of 1
         """
-        slots, envs = np.divmod(batch_inds, self.n_envs)
+        slots, envs = np.divmod(np.asarray(batch_inds, dtype=np.int64), self.n_envs)
         newest = (self.pos - 1) % self.buffer_size
         rows, mask, last = n_step_windows(slots, envs, self.n_steps, self.dones, self.timeouts, newest)
         rewards = self._normalize_reward(self.rewards[rows, envs[:, None]], env)
@@ -205,6 +205,7 @@ class RainbowReplayBuffer(ReplayBuffer):
             )
         if indices.size and not np.issubdtype(indices.dtype, np.integer):
             raise ValueError(f"indices={indices} must be integers: use those that sample() returned")
+        indices = indices.astype(np.int64)  # in a type without a sign, ages would wrap
         if indices.size and not 0 <= indices.min() <= indices.max() < self.size() * self.n_envs:
             raise ValueError(
                 f"indices {indices.min()} to {indices.max()} are not all of the {self.size() * self.n_envs} "

@@ -26,6 +26,9 @@ class FramePool:
     :param capacity: about so many frames are alive at a time
     """
 
+    # The number of the first chunk, and where each is in memory, as far as was asked for
+    _addresses: tuple[int, np.ndarray] = (0, np.empty(0, dtype=np.int64))
+
     def __init__(self, frame_shape: tuple[int, ...], dtype: Any, capacity: int) -> None:
         self.frame_shape, self.dtype = frame_shape, np.dtype(dtype)
         self.frame_bytes = int(np.prod(frame_shape)) * self.dtype.itemsize
@@ -34,7 +37,6 @@ class FramePool:
         self.next_id = 0
         self._chunks: dict[int, np.ndarray] = {}  # by number, id // chunk_frames, in ascending order
         self._spare: list[np.ndarray] = []
-        self._find_chunks()
         self._reused = ReusedArrays()
 
     def append(self, frames: np.ndarray) -> np.ndarray:
@@ -49,7 +51,6 @@ class FramePool:
             if number not in self._chunks:
                 shape = (self.chunk_frames, *self.frame_shape)
                 self._chunks[number] = self._spare.pop() if self._spare else np.zeros(shape, dtype=self.dtype)
-                self._find_chunks()
             some = frames[done : done + self.chunk_frames - offset]
             self._chunks[number][offset : offset + len(some)] = some
             self.next_id += len(some)
@@ -62,7 +63,6 @@ class FramePool:
         """
         while (oldest := next(iter(self._chunks), first_id)) < first_id // self.chunk_frames:
             self._spare.append(self._chunks.pop(oldest))
-            self._find_chunks()
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
         """
@@ -72,7 +72,7 @@ class FramePool:
         stacks = self._reused.empty((*ids.shape, *self.frame_shape), self.dtype)
         if loops.IS_COMPILED:
             out = stacks.reshape(-1).view(np.uint8)
-            loops.copy_frames(*self._addresses, self.chunk_frames, self.frame_bytes, ids.reshape(-1), out)
+            loops.copy_frames(*self._chunk_addresses(), self.chunk_frames, self.frame_bytes, ids.reshape(-1), out)
             return stacks
         # Most stacks are evenly spaced frames of one chunk, which one slice copies
         steps = ids[:, 1:] - ids[:, :-1]
@@ -89,14 +89,16 @@ class FramePool:
                 stacks[row, column] = 0 if frame == _ZERO else self._chunks[number][offset]
         return stacks
 
-    def _find_chunks(self) -> None:
-        # The number of the first, and where each is in memory: in one object, as another thread may draw meanwhile
-        addresses = np.array([chunk.ctypes.data for chunk in self._chunks.values()], dtype=np.int64)
-        self._addresses = next(iter(self._chunks), 0), addresses
+    def _chunk_addresses(self) -> tuple[int, np.ndarray]:
+        # Another thread may add chunks meanwhile: what is kept says which chunks it is of
+        first = next(iter(self._chunks), 0)
+        if self._addresses[0] != first or len(self._addresses[1]) != len(self._chunks):
+            addresses = [chunk.ctypes.data for chunk in list(self._chunks.values())]
+            self._addresses = first, np.array(addresses, dtype=np.int64)
+        return self._addresses
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._find_chunks()  # a copy's are elsewhere
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_addresses"}  # a copy's are elsewhere
 
 
 class FrameStorage:
@@ -155,19 +157,21 @@ class FrameStorage:
         else:
             next_ids[moves_on, -1] = self.pool.append(next_stacks[moves_on, -1])
             next_ids[~moves_on] = self._append_whole(next_stacks[~moves_on])
-        if self._newest is None:
+        is_first, self._newest, self._newest_ids = self._newest is None, next_stacks.copy(order="K"), next_ids
+
+        both = np.stack((ids, next_ids), axis=1)  # (n_envs, 2, n_frames)
+        ages = np.where(both == _ZERO, 0, self.pool.next_id - both)
+        if ages.max() > np.iinfo(self._ages.dtype).max:  # rows that were interrupted have brought frames, too
+            self._ages = self._ages.astype(np.uint32)
+        self._ends[slot], self._ages[slot] = self.pool.next_id, ages
+        # Ids rise along the ring, so that no later row needs what is older than the oldest row's oldest frame
+        oldest = (slot + 1) % self.n_slots
+        self.pool.release_before(int(self._ends[oldest] - self._ages[oldest].max()))
+        if is_first:
             self._first_frames = self._watched_frames = self.pool.next_id
         else:
             self._n_rows += self.n_envs
             self._watch()
-        self._newest, self._newest_ids = next_stacks.copy(order="K"), next_ids
-
-        both = np.stack((ids, next_ids), axis=1)  # (n_envs, 2, n_frames)
-        self._ends[slot] = self.pool.next_id
-        self._ages[slot] = np.where(both == _ZERO, 0, self.pool.next_id - both)
-        # Ids rise along the ring, so that no later row needs what is older than the oldest row's oldest frame
-        oldest = (slot + 1) % self.n_slots
-        self.pool.release_before(int(self._ends[oldest] - self._ages[oldest].max()))
 
     def cut(self, envs: np.ndarray) -> None:
         pass  # an observation that does not follow shows itself
@@ -246,9 +250,9 @@ def frame_storage_bytes(observation_bytes: int, n_envs: int, n_frames: int) -> i
 
 
 def _age_type(n_envs: int, n_frames: int) -> np.dtype:
-    # A row's frames came with its own put or with one of as many before it as a stack has frames, each of which may
-    # have brought both stacks of every env whole
-    return np.min_scalar_type((n_frames + 1) * 2 * n_frames * n_envs)
+    # A row's frames came with its own put or with one of as many before it as a stack has frames, each of which has
+    # brought both stacks of every env at most
+    return np.min_scalar_type(min((n_frames + 1) * 2 * n_frames * n_envs, 2**32 - 1))
 
 
 class Stacking(NamedTuple):

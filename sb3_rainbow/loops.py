@@ -15,11 +15,12 @@ try:
     import numba
     from numba.core import cgutils
     from numba.extending import intrinsic
-except ModuleNotFoundError:
+except (
+    Exception
+) as error:  # it is not there; or a NumPy that it does not know yet, or a library of the system is missing
     IS_COMPILED = False
-except Exception as error:  # such as a NumPy that it does not know yet, or a library of the system that is missing
-    IS_COMPILED = False
-    warnings.warn(f"Numba is installed, but cannot be used: {error}. Replay will be slower", stacklevel=2)
+    if getattr(error, "name", None) != "numba":
+        warnings.warn(f"Numba is installed, but cannot be used: {error}. Replay will be slower", stacklevel=2)
 else:
     IS_COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 

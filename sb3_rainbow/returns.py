@@ -27,9 +27,12 @@ def n_step_windows(
     :param newest: row written last
     :return: rows of each window (batch, n_steps), wrapped around the ring; which of them count (batch, n_steps);
         the last row that counts (batch,)
+    :raises IndexError: on a transition that is beyond the ends of the ring
     """
     if loops.IS_COMPILED:
         return loops.follow_windows(slots, envs, n_steps, dones, timeouts, newest)
+    if (slots < 0).any() or (envs < 0).any():
+        raise IndexError("this transition is beyond the ends of the ring")
     steps = np.arange(n_steps)
     rows = (slots[:, None] + steps) % len(dones)  # (batch, n_steps)
     ids = rows * dones.shape[1] + envs[:, None]

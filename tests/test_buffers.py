@@ -353,6 +353,21 @@ def test_all_rows_overwritten_since():
     assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0] * 4
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int16, ">i8"])
+def test_indices_of_any_integer_type_are_understood(dtype):
+    buffer = make(200, prioritized_replay_alpha=1.0)
+    fill(buffer, [0] * 200)
+    drawn = buffer.sample(8).indices
+    fill(buffer, [0] * 150)
+    buffer.update_priorities(drawn.astype(dtype), np.full(8, 5.0))
+    expected = np.ones(200)
+    expected[drawn[drawn >= 150]] = 5
+    np.testing.assert_array_equal(buffer.sampler.tree[np.arange(200)], expected)
+    assert buffer._get_samples(drawn.astype(dtype)).rewards.shape == (8, 1)
+    with pytest.raises(IndexError):
+        buffer._get_samples(np.array([-1]))
+
+
 def test_priorities_may_be_set_for_rows_that_were_not_drawn():
     buffer = make(4, prioritized_replay_alpha=1.0)
     fill(buffer, [0] * 4)

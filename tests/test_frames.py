@@ -146,6 +146,20 @@ def test_equal_to_plain_storage_byte_for_byte(
     assert_same_batch(*batches)
 
 
+@pytest.mark.parametrize("n_left", [10, 300, 70_000])
+def test_frames_that_an_interrupted_row_left_behind_do_no_harm(n_left):
+    frames = np.random.default_rng(0).integers(1, 256, (8, 1, 3, 3), dtype=np.uint8)
+    stacks = frames[np.arange(7)[:, None] + np.arange(2), 0]  # (7, 2, 3, 3)
+    kept = FrameStorage(10, 1, (2, 3, 3), np.uint8, 0, 2)
+    for slot in range(6):
+        if slot == 3:
+            kept.pool.append(np.ones((n_left, 1, 3, 3), dtype=np.uint8))
+        kept.put(slot, stacks[[slot]], stacks[[slot + 1]], np.array([False]))
+    slots, envs = np.arange(6), np.zeros(6, dtype=int)
+    np.testing.assert_array_equal(kept.get(slots, envs), stacks[:6])
+    np.testing.assert_array_equal(kept.get_next(slots, envs), stacks[1:])
+
+
 @pytest.mark.parametrize("padding", ["zero", "repeat"])
 def test_each_frame_is_held_once_and_one_more_for_each_episode(padding):
     """100 slots of a ring that has wrapped, a chunk of 10 frames: what is held is as little as can be."""
@@ -310,6 +324,23 @@ def test_large_images_that_did_not_move_while_they_were_judged_are_taken_for_the
             obs = next_obs
     assert buffer.storage.chosen.n_frames == 4
     np.testing.assert_array_equal(buffer.next_observations[-1], obs)
+
+
+def test_a_warning_that_is_an_error_leaves_the_buffer_as_it_should_be():
+    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, "zero", sometimes=1.0)
+    buffers = [RainbowReplayBuffer(4_000, envs.space, spaces.Discrete(3), n_envs=2, frame_stack=k) for k in (4, None)]
+    n_refused = 0
+    for _ in range(600):
+        row = envs.step()
+        for buffer in buffers:
+            try:
+                with warnings.catch_warnings(action="error"):
+                    buffer.add(*row)
+            except UserWarning:
+                n_refused += 1
+                buffer.add(*row)
+    assert n_refused == 1
+    assert_same_batch(*(buffer._get_samples(np.arange(1_200)) for buffer in buffers))
 
 
 def test_it_is_said_once_that_most_observations_are_no_stacks():
