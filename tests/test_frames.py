@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer, frames, storage
 from sb3_rainbow.frames import FramePool, FrameStorage
 
-pytestmark = pytest.mark.usefixtures("with_and_without_numba")
 FRAME = {"gray": (5, 6), "colour first": (3, 5, 4), "colour last": (5, 4, 3), "float": (2, 3)}
 
 
@@ -83,6 +82,7 @@ def assert_same_batch(batch, other):
             assert ours.tobytes() == theirs.tobytes(), name
 
 
+@pytest.mark.usefixtures("with_and_without_numba")
 @given(
     kind=st.sampled_from(sorted(FRAME)),
     padding=st.sampled_from(["zero", "repeat", "kept"]),
@@ -146,6 +146,7 @@ def test_equal_to_plain_storage_byte_for_byte(
     assert_same_batch(*batches)
 
 
+@pytest.mark.usefixtures("with_and_without_numba")
 @pytest.mark.parametrize("n_left", [10, 300, 70_000])
 def test_frames_that_an_interrupted_row_left_behind_do_no_harm(n_left):
     frames = np.random.default_rng(0).integers(1, 256, (8, 1, 3, 3), dtype=np.uint8)
@@ -431,6 +432,7 @@ def test_a_number_that_does_not_fit_is_refused(frame_stack):
         RainbowDictReplayBuffer(100, spaces.Dict({"image": image}), spaces.Discrete(2), frame_stack=frame_stack)
 
 
+@pytest.mark.usefixtures("with_and_without_numba")
 @given(
     n_frames=st.integers(1, 40),
     chunk_frames=st.integers(1, 9),
