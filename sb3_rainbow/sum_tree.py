@@ -42,7 +42,7 @@ class SumTree:
         while len(self._levels[-1]) > _TOP_WIDTH:
             self._levels.append(np.zeros((-(-len(self._levels[-1]) // WIDTH), WIDTH)))
         self._levels.append(np.zeros(len(self._levels[-1])))
-        self._top_sums: np.ndarray | None = None  # running sums of the top node; None after an update
+        self._top_sums: np.ndarray | None = None  # running sums of the top node; None as long as it is empty
 
     def __len__(self) -> int:
         return self.capacity
@@ -96,7 +96,7 @@ class SumTree:
             if indices.min() < 0 or indices.max() >= self.capacity:
                 raise ValueError(f"indices must be in 0 to {self.capacity - 1}, got {indices.min()} to {indices.max()}")
             raise ValueError(f"priorities must be 0 to {largest:.3g}, so that their sum is finite, got {priorities}")
-        self._top_sums = None
+        self._top_sums = self._levels[-1].cumsum()  # here, so that no other thread keeps what it saw of an update
 
     def find(self, masses: np.ndarray) -> np.ndarray:
         """

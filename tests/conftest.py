@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 @pytest.fixture(params=[True, False] if loops.IS_COMPILED else [False], scope="module")
 def with_and_without_numba(request):
-    """For files all of which must hold of the compiled loops and of what stands in for them."""
+    """For tests that must hold of the compiled loops and of what stands in for them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loops, "IS_COMPILED", request.param)
         yield

@@ -328,12 +328,17 @@ def test_large_images_that_did_not_move_while_they_were_judged_are_taken_for_the
 
 
 def test_a_warning_that_is_an_error_leaves_the_buffer_as_it_should_be():
-    envs = StackedEnvs(np.random.default_rng(0), "gray", 4, 2, "zero", sometimes=1.0)
-    buffers = [RainbowReplayBuffer(4_000, envs.space, spaces.Discrete(3), n_envs=2, frame_stack=k) for k in (4, None)]
-    n_refused = 0
-    for _ in range(600):
-        row = envs.step()
+    """Of many envs one makes stacks: two rows' worth of the others' frames must not make its own too old to find."""
+    rng, n_envs = np.random.default_rng(0), 21
+    image = spaces.Box(0, 255, (2, 3, 3), np.uint8)
+    buffers = [RainbowReplayBuffer(2_100, image, spaces.Discrete(3), n_envs=n_envs, frame_stack=k) for k in (2, None)]
+    stack, n_refused, nothing = rng.integers(1, 256, (2, 3, 3), dtype=np.uint8), 0, np.zeros(n_envs)
+    for _ in range(60):
+        obs, next_obs = rng.integers(1, 256, (2, n_envs, 2, 3, 3), dtype=np.uint8)
+        obs[0], next_obs[0, 0] = stack, stack[1]
+        stack = next_obs[0].copy()
         for buffer in buffers:
+            row = obs, next_obs, nothing, nothing, nothing, [{}] * n_envs
             try:
                 with warnings.catch_warnings(action="error"):
                     buffer.add(*row)
@@ -341,7 +346,7 @@ def test_a_warning_that_is_an_error_leaves_the_buffer_as_it_should_be():
                 n_refused += 1
                 buffer.add(*row)
     assert n_refused == 1
-    assert_same_batch(*(buffer._get_samples(np.arange(1_200)) for buffer in buffers))
+    assert_same_batch(*(buffer._get_samples(np.arange(60 * n_envs)) for buffer in buffers))
 
 
 def test_it_is_said_once_that_most_observations_are_no_stacks():
