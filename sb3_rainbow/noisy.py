@@ -59,39 +59,49 @@ class NoisyLinear(nn.Module):
         :param n_samples: 1: one sample, shared by all rows of a batch; the size of the batch: each row its own;
             None: no noise, mean weights
         """
-        self._noise_in = self._noise_out = None
+        noise_in = noise_out = None
         if n_samples is None:
-            return
-        if self.factorised:
-            self._noise_in = self.factorised_noise(n_samples, self.in_features)
-            self._noise_out = self.factorised_noise(n_samples, self.out_features)
+            pass
+        elif self.factorised:
+            noise_in = self.factorised_noise(n_samples, self.in_features)
+            noise_out = self.factorised_noise(n_samples, self.out_features)
         elif n_samples == 1:
-            self._noise_in = self._gaussian(self.out_features, self.in_features)
-            self._noise_out = self._gaussian(self.out_features)
+            noise_in = self._gaussian(self.out_features, self.in_features)
+            noise_out = self._gaussian(self.out_features)
         else:
             # A matrix of noise for each row would cost more than the layer. Given its input, the output of a row is
             # Gaussian with a known variance (https://arxiv.org/abs/1506.02557): its noise is drawn instead.
-            self._noise_out = self._gaussian(n_samples, self.out_features)
+            noise_out = self._gaussian(n_samples, self.out_features)
+        self.set_noise(noise_in, noise_out)
+
+    def set_noise(self, noise_in: th.Tensor | None, noise_out: th.Tensor | None) -> None:
+        """
+        :param noise_in: of the inputs, or of the weights where it is independent
+        :param noise_out: of the outputs; None: no noise
+        """
+        # Past __setattr__ of modules, which costs as much as a small layer
+        self._buffers["_noise_in"], self._buffers["_noise_out"] = noise_in, noise_out
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
         :param inputs: (batch, in_features); where the noise has a sample for each row, their number is the batch size
         :return: (batch, out_features)
         """
-        if self._noise_out is None:
+        noise_in, noise_out = self._noise_in, self._noise_out
+        if noise_out is None:
             return F.linear(inputs, self.weight_mu, self.bias_mu)
-        if self._noise_in is not None and len(self._noise_out) == 1 and self.factorised and th.compiler.is_compiling():
+        if noise_in is not None and len(noise_out) == 1 and self.factorised and th.compiler.is_compiling():
             # Made in one pass over the weights there: cheaper than a second product
-            weight = self.weight_mu + self.weight_sigma * self._noise_out.T * self._noise_in
-            return F.linear(inputs, weight, self.bias_mu + self.bias_sigma * self._noise_out.squeeze(0))
+            weight = self.weight_mu + self.weight_sigma * noise_out.T * noise_in
+            return F.linear(inputs, weight, self.bias_mu + self.bias_sigma * noise_out.squeeze(0))
         outputs = F.linear(inputs, self.weight_mu, self.bias_mu)
-        if self._noise_in is None:
+        if noise_in is None:
             variances = F.linear(inputs**2, self.weight_sigma**2, self.bias_sigma**2)
-            return outputs + self._noise_out * variances.sqrt()
+            return outputs + noise_out * variances.sqrt()
         if self.factorised:
             # (sigma * outer(noise_out, noise_in)) @ inputs, without ever making that matrix
-            return outputs + self._noise_out * F.linear(inputs * self._noise_in, self.weight_sigma, self.bias_sigma)
-        return outputs + F.linear(inputs, self.weight_sigma * self._noise_in, self.bias_sigma * self._noise_out)
+            return outputs + noise_out * F.linear(inputs * noise_in, self.weight_sigma, self.bias_sigma)
+        return outputs + F.linear(inputs, self.weight_sigma * noise_in, self.bias_sigma * noise_out)
 
     def factorised_noise(self, *shape: int) -> th.Tensor:
         """
@@ -130,7 +140,10 @@ def reset_noise(module: nn.Module, n_samples: int | None = 1) -> None:
     :param module: any module, on one device
     :param n_samples: as for ``NoisyLinear.reset_noise``
     """
-    layers = noisy_layers(module)
+    _reset_noise(noisy_layers(module), n_samples)
+
+
+def _reset_noise(layers: list[NoisyLinear], n_samples: int | None) -> None:
     if n_samples is None or not all(layer.factorised for layer in layers):
         for layer in layers:
             layer.reset_noise(n_samples)
@@ -139,7 +152,7 @@ def reset_noise(module: nn.Module, n_samples: int | None = 1) -> None:
         widths = [width for layer in layers for width in (layer.in_features, layer.out_features)]
         noise = layers[0].factorised_noise(n_samples, sum(widths)).split(widths, dim=1)
         for layer, noise_in, noise_out in zip(layers, noise[::2], noise[1::2], strict=True):
-            layer._noise_in, layer._noise_out = noise_in, noise_out
+            layer.set_noise(noise_in, noise_out)
 
 
 @contextmanager
@@ -153,9 +166,9 @@ def fresh_noise(module: nn.Module, n_samples: int | None) -> Iterator[None]:
     layers = noisy_layers(module)
     with NOISE_LOCK:
         before = [(layer._noise_in, layer._noise_out) for layer in layers]
-        reset_noise(module, n_samples)
+        _reset_noise(layers, n_samples)
         try:
             yield
         finally:
             for layer, noise in zip(layers, before, strict=True):
-                layer._noise_in, layer._noise_out = noise
+                layer.set_noise(*noise)

@@ -421,11 +421,12 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         """
         :return: norm of the gradient, before it was scaled down to ``max_grad_norm``
         """
-        flat = [weight.grad.reshape(-1) for weight in self.policy.parameters() if weight.grad is not None]
+        weights = [weight for group in self.policy.optimizer.param_groups for weight in group["params"]]
+        flat = [weight.grad.reshape(-1) for weight in weights if weight.grad is not None]
         norm = th.stack([gradient.dot(gradient) for gradient in flat]).sum().sqrt()
         if norm < 0.999 * self.max_grad_norm - 1e-6:  # mostly: clip_grad_norm_ would multiply by 1, after a slower norm
             return norm
-        return th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        return th.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)
 
     def _update_buffer(self) -> None:
         """Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved."""
