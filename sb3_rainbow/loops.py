@@ -15,9 +15,8 @@ try:
     import numba
     from numba.core import cgutils
     from numba.extending import intrinsic
-except (
-    Exception
-) as error:  # it is not there; or a NumPy that it does not know yet, or a library of the system is missing
+except Exception as error:
+    # It is not there; or a NumPy that it does not know yet, or a library of the system is missing
     IS_COMPILED = False
     if getattr(error, "name", None) != "numba":
         warnings.warn(f"Numba is installed, but cannot be used: {error}. Replay will be slower", stacklevel=2)
