@@ -2,13 +2,14 @@
 What a gradient step costs, beside SB3's DQN, sb3-contrib's QR-DQN and a plain Rainbow in one file.
 
     python benchmarks/learner.py --threads 1 2
+    python benchmarks/learner.py --device cuda --threads 8 --steps 200 --output learner_cuda.csv
 
 All learn from batches of 32 Atari frame stacks with the Nature convolutions, each from a buffer of its own with the
 same transitions, in turn, in rounds: minimum, median and maximum over the rounds go to
-``benchmarks/results/learner.csv``, with the ratio to DQN of the same run. For RainbowDQN, DQN and QR-DQN a step is
-``train(1)``: the batch is drawn, learned from and, where priorities are kept, they are updated. The plain Rainbow is
-written as most are: noise as a dense matrix for each noisy layer, a pass for each use of a network, the projection in a
-loop over atoms; it learns from RainbowDQN's buffer.
+``benchmarks/results/learner.csv``, or ``--output``, with the ratio to DQN of the same run. For RainbowDQN, DQN and
+QR-DQN a step is ``train(1)``: the batch is drawn, learned from and, where priorities are kept, they are updated. The
+plain Rainbow is written as most are: noise as a dense matrix for each noisy layer, a pass for each use of a network,
+the projection in a loop over atoms; it learns from RainbowDQN's buffer.
 """
 
 import argparse
@@ -73,7 +74,8 @@ class PlainNoisyLinear(nn.Module):
         self.register_buffer("bias_noise", th.zeros(n_out))
 
     def reset_noise(self) -> None:
-        left, right = (noise.sign() * noise.abs().sqrt() for noise in map(th.randn, self.weight.shape))
+        shape, device = self.weight.shape, self.weight.device
+        left, right = (noise.sign() * noise.abs().sqrt() for noise in (th.randn(n, device=device) for n in shape))
         self.weight_noise.copy_(left.outer(right))
         self.bias_noise.copy_(left)
 
@@ -111,15 +113,15 @@ class PlainRainbow:
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
-        self.support = th.linspace(-10, 10, 51)
-        self.online, self.target = PlainNetwork(self.support), PlainNetwork(self.support)
+        self.support = th.linspace(-10, 10, 51, device=buffer.device)
+        self.online, self.target = (PlainNetwork(self.support).to(buffer.device) for _ in range(2))
         self.optimizer = th.optim.Adam(self.online.parameters(), lr=6.25e-5, eps=1.5e-4)
 
     def step(self) -> None:
         batch = self.buffer.sample(BATCH)
         self.online.reset_noise()
         self.target.reset_noise()
-        rows = th.arange(BATCH)
+        rows = th.arange(BATCH, device=self.support.device)
         with th.no_grad():
             actions = (self.online(batch.next_observations) * self.support).sum(-1).argmax(1)
             probabilities = self.target(batch.next_observations)[rows, actions]
@@ -130,11 +132,11 @@ class PlainRainbow:
         (losses * batch.weights.squeeze(1)).mean().backward()
         nn.utils.clip_grad_norm_(self.online.parameters(), 10)
         self.optimizer.step()
-        self.buffer.update_priorities(batch.indices, losses.detach().numpy() + 1e-6)
+        self.buffer.update_priorities(batch.indices, losses.detach().cpu().numpy() + 1e-6)
 
     def project(self, probabilities: th.Tensor, rewards: th.Tensor, discounts: th.Tensor) -> th.Tensor:
         projected = th.zeros_like(probabilities)
-        rows = th.arange(BATCH)
+        rows = th.arange(BATCH, device=self.support.device)
         for atom in range(len(self.support)):
             value = (rewards + discounts * self.support[atom]).clamp(-10, 10).squeeze(1)
             place = ((value + 10) / 0.4).clamp(0, 50)
@@ -171,6 +173,7 @@ def make(name: str, device: str) -> Callable[[], None]:
         "RainbowDQN, compile": {"compile": True},
         "RainbowDQN, amp and compile": {"amp": True, "compile": True},
         "RainbowDQN, all switches off": {"n_steps": 1, **OFF},
+        "RainbowDQN, all switches off, amp and compile": {"n_steps": 1, **OFF, "amp": True, "compile": True},
         "RainbowDQN, data-efficient convolutions": {"policy_kwargs": SMALL},
         "RainbowDQN, data-efficient convolutions, amp": {"policy_kwargs": SMALL, "amp": True},
         "RainbowDQN, data-efficient convolutions, compile": {"policy_kwargs": SMALL, "compile": True},
@@ -196,6 +199,7 @@ LEARNERS = (
     "RainbowDQN, compile",
     "RainbowDQN, amp and compile",
     "RainbowDQN, all switches off",
+    "RainbowDQN, all switches off, amp and compile",
     "RainbowDQN, data-efficient convolutions",
     "RainbowDQN, data-efficient convolutions, amp",
     "RainbowDQN, data-efficient convolutions, compile",
@@ -223,6 +227,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="gradient steps of a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--output", default="learner.csv", help="file in benchmarks/results")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -244,7 +249,7 @@ def main() -> None:
                 row | {"ms_median": round(median, 2), "ms_max": round(high, 2), "ratio": round(median / dqn, 2)}
             )
             print(*table[-1].values(), flush=True)
-    write_table("learner.csv", table)
+    write_table(args.output, table)
 
 
 if __name__ == "__main__":

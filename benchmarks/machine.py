@@ -11,16 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch as th
+
 
 def describe_machine() -> str:
     """
-    :return: number of cores, processor and system, in words
+    :return: number of cores, processor, system and GPU, in words
     """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     processor = models[0] if models else platform.processor()
-    return f"{os.cpu_count()} cores of {processor}, {platform.system()} {platform.machine()}"
+    gpu = f", {th.cuda.get_device_name()}" if th.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {processor}, {platform.system()} {platform.machine()}{gpu}"
 
 
 def versions() -> str:

@@ -101,6 +101,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         self._drawn = np.empty(0, dtype=np.int64)
         self._slots_since_drawn = 0
 
+    # Of slots that were written, in all; a buffer that was pickled without begins to count
+    n_added = 0
+
     def add(
         self,
         obs: Any,
@@ -143,6 +146,7 @@ class RainbowReplayBuffer(ReplayBuffer):
             self._next_size_check = 2 * max(self.pos, 1)
             self._warn_if_it_will_not_fit(self.storage.full_bytes + self.sampler.full_bytes)
         self._slots_since_drawn += 1
+        self.n_added += 1
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True

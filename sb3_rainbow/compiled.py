@@ -7,18 +7,19 @@ from typing import Any
 import torch as th
 
 
-def compiled(function: Any) -> Callable:
+def compiled(function: Any, **options: Any) -> Callable:
     """
     Compile a function of tensors and modules, when it is first called.
 
     :param function: not a bound method: whoever copies its owner would go on with the owner itself
+    :param options: of torch's Inductor
     :return: the same function but for rounding
     :raises ValueError: when it is called, where there is no working compiler
     """
     # Of code of its own: torch keeps no more than 8 versions of one, whichever models they are of
     code = function.__code__.replace()
     own = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
-    fast = th.compile(own)
+    fast = th.compile(own, options=options)
 
     def call(*args: Any) -> Any:
         try:

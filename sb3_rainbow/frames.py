@@ -166,7 +166,7 @@ class FrameStorage:
         self._ends[slot], self._ages[slot] = self.pool.next_id, ages
         # Ids rise along the ring, so that no later row needs what is older than the oldest row's oldest frame
         oldest = (slot + 1) % self.n_slots
-        self.pool.release_before(int(self._ends[oldest] - self._ages[oldest].max()))
+        self.pool.release_before(self.oldest_frame(oldest))
         if is_first:
             self._first_frames = self._watched_frames = self.pool.next_id
         else:
@@ -182,6 +182,33 @@ class FrameStorage:
     def get_next(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self._gather(slots, envs, 1)
 
+    def oldest_frame(self, slot: int) -> int:
+        """
+        :param slot: the oldest one of the ring
+        :return: frames before this one are not needed any more
+        """
+        return int(self._ends[slot] - self._ages[slot].max())
+
+    def frame_ids(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """
+        :param slots: (n,) that were written
+        :param envs: (n,)
+        :return: (n, 2, n_frames) the frames of ``pool`` that make up each observation and its next one, in the order in
+            which they are stacked; -1 for a frame of zeros
+        """
+        ages = self._ages[slots, envs].astype(np.int64)
+        return np.where(ages == 0, _ZERO, self._ends[slots][:, None, None] - ages)[..., :: self._order]
+
+    def stacked(self, frames: Any) -> Any:
+        """
+        :param frames: (batch, n_frames, *frame_shape) in the order of ``frame_ids``, an array or a tensor
+        :return: observations (batch, *shape)
+        """
+        axes = list(range(frames.ndim))
+        axes.insert(self.axis + 1, axes.pop(1))
+        frames = frames.transpose(axes) if isinstance(frames, np.ndarray) else frames.permute(axes)
+        return frames.reshape(-1, *self.shape)
+
     @property
     def full_bytes(self) -> int:
         n_frames = 1.0
@@ -196,10 +223,7 @@ class FrameStorage:
         else:
             ages = self._ages[slots, envs, which]  # (batch, n_frames)
             ids = np.where(ages == 0, _ZERO, self._ends[slots][:, None] - ages)
-        stacks = self.pool.gather(ids[:, :: self._order])
-        if self.axis > 0:
-            stacks = np.moveaxis(stacks, 1, self.axis + 1)
-        return stacks.reshape(-1, *self.shape)
+        return self.stacked(self.pool.gather(ids[:, :: self._order]))
 
     def _stacks(self, obs: np.ndarray) -> np.ndarray:
         """(n_envs, *shape) -> (n_envs, n_frames, *frame_shape), oldest first"""

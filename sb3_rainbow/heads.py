@@ -56,6 +56,36 @@ class Head(nn.Module, ABC):
         return {}
 
 
+def loss_of_batch(
+    head: Head,
+    outputs: th.Tensor,
+    actions: th.Tensor,
+    next_outputs: th.Tensor,
+    selecting: th.Tensor,
+    returns: th.Tensor,
+    discounts: th.Tensor,
+    weights: th.Tensor | None,
+) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+    """
+    :param head: of the networks
+    :param outputs: (batch, n_actions, size), of the online network
+    :param actions: (batch, 1), those taken
+    :param next_outputs: (batch, n_actions, size), of the target network after the window
+    :param selecting: (batch, n_actions, size), of the network that chooses the action with which to bootstrap
+    :param returns: (batch, 1), of the window, reward units
+    :param discounts: (batch, 1), of the bootstrap, 0 at a true terminal
+    :param weights: of importance, one for each row; None: all 1
+    :return: loss, priorities (batch, 1) without a gradient, and what is logged, by name
+    """
+    next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
+    target = head.target(next_outputs, next_actions, returns, discounts)
+    losses, priorities = head.loss(outputs, actions, target)  # (batch, 1) each
+    loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
+    q_values = head.q_values(outputs.detach()).gather(1, actions.long())
+    log = {"q_mean": q_values.mean(), head.priority_name: priorities.mean(), **head.watch(target)}
+    return loss, priorities, log
+
+
 class ScalarHead(Head):
     """
     One Q-value per action, Huber loss, priority |TD error|: the head of DQN.

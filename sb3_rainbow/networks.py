@@ -71,7 +71,7 @@ class ConvExtractor(BaseFeaturesExtractor):
         :param observations: (batch, channels, height, width)
         :return: (batch, features_dim)
         """
-        return self.cnn(_normalized(observations) if self.input_norm else observations)
+        return self.cnn(normalized(observations) if self.input_norm else observations)
 
     def forward_scaled(self, observations: Any, scale: float) -> th.Tensor:
         """
@@ -87,12 +87,16 @@ class ConvExtractor(BaseFeaturesExtractor):
         if not is_ours or any(_has_hooks(module) for module in (self, self.cnn, first)):
             return self(observations * scale)
         if self.input_norm:
-            return self.cnn(_normalized(observations, scale))
+            return self.cnn(normalized(observations, scale))
         return self.cnn[1:](first._conv_forward(observations, first.weight * scale, first.bias))
 
 
-def _normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
-    """``observations * scale``, each less its mean and divided by its standard deviation"""
+def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
+    """
+    :param observations: (batch, channels, height, width)
+    :param scale: factor
+    :return: ``observations * scale``, each less its mean and divided by its standard deviation
+    """
     channels_last = observations.movedim(1, -1)  # as they lie in memory: nothing is copied
     rows = functional.layer_norm(channels_last, channels_last.shape[1:], eps=_NORM_EPS / scale**2)
     return rows.movedim(-1, 1)

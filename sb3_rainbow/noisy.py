@@ -63,8 +63,8 @@ class NoisyLinear(nn.Module):
         if n_samples is None:
             pass
         elif self.factorised:
-            noise_in = self.factorised_noise(n_samples, self.in_features)
-            noise_out = self.factorised_noise(n_samples, self.out_features)
+            noise_in = factorised_noise(n_samples, self.in_features, device=self.weight_sigma.device)
+            noise_out = factorised_noise(n_samples, self.out_features, device=self.weight_sigma.device)
         elif n_samples == 1:
             noise_in = self._gaussian(self.out_features, self.in_features)
             noise_out = self._gaussian(self.out_features)
@@ -103,14 +103,6 @@ class NoisyLinear(nn.Module):
             return outputs + noise_out * F.linear(inputs * noise_in, self.weight_sigma, self.bias_sigma)
         return outputs + F.linear(inputs, self.weight_sigma * noise_in, self.bias_sigma * noise_out)
 
-    def factorised_noise(self, *shape: int) -> th.Tensor:
-        """
-        :param shape: any
-        :return: ``sign(x) sqrt(|x|)`` of Gaussians, on the layer's device
-        """
-        gaussian = self._gaussian(*shape)
-        return gaussian.sign() * gaussian.abs().sqrt()
-
     def signal_to_noise(self) -> float:
         """
         :return: RMS(mu) / RMS(sigma) of the weights
@@ -123,6 +115,16 @@ class NoisyLinear(nn.Module):
 
     def _gaussian(self, *shape: int) -> th.Tensor:
         return th.randn(shape, device=self.weight_sigma.device)
+
+
+def factorised_noise(*shape: int, device: th.device) -> th.Tensor:
+    """
+    :param shape: any
+    :param device: where it is
+    :return: ``sign(x) sqrt(|x|)`` of Gaussians
+    """
+    gaussian = th.randn(shape, device=device)
+    return gaussian.sign() * gaussian.abs().sqrt()
 
 
 def noisy_layers(module: nn.Module) -> list[NoisyLinear]:
@@ -150,7 +152,7 @@ def _reset_noise(layers: list[NoisyLinear], n_samples: int | None) -> None:
     elif layers:
         # Drawn in one call for all layers, which costs less than one for each
         widths = [width for layer in layers for width in (layer.in_features, layer.out_features)]
-        noise = layers[0].factorised_noise(n_samples, sum(widths)).split(widths, dim=1)
+        noise = factorised_noise(n_samples, sum(widths), device=layers[0].weight_sigma.device).split(widths, dim=1)
         for layer, noise_in, noise_out in zip(layers, noise[::2], noise[1::2], strict=True):
             layer.set_noise(noise_in, noise_out)
 

@@ -31,8 +31,10 @@ from sb3_rainbow.arguments import (
     whole_number,
 )
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
+from sb3_rainbow.captured import CapturedSteps, Settings
 from sb3_rainbow.compiled import compiled
 from sb3_rainbow.files import Path
+from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork
 from sb3_rainbow.noisy import NOISE_LOCK, noisy_layers, reset_noise
@@ -323,6 +325,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         if self.device.type == "cpu":
             keep_freed_memory()
         self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
+        self._captured: CapturedSteps | None = None
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -337,18 +340,44 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         """
         if self._put_off(gradient_steps, batch_size):
             return
-        self.policy.set_training_mode(True)
+        if not self.policy.training:  # it takes as long as a few layers
+            self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self._require_finite(learning_rate=self.lr_schedule(self._current_progress_remaining))
         self._update_buffer()
         assert self.replay_buffer is not None
-        for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            self._training_log.add(self._gradient_step(batch))
+        captured = self._captured_steps()
+        if captured is not None:
+            assert isinstance(self.replay_buffer, RainbowReplayBuffer)
+            settings = batch_size, self.double_q, self.amp, self.max_grad_norm, self.prioritized_replay_eps
+            captured.make(self.replay_buffer, gradient_steps, Settings(*settings))
+            self._require_finite(**captured.failure(wait=False))
+        else:
+            for _ in range(gradient_steps):
+                batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+                self._training_log.add(self._gradient_step(batch))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":  # elsewhere this would wait for the device: dump_logs does it
             self._record_training()
+
+    def _captured_steps(self) -> CapturedSteps | None:
+        """What makes gradient steps on a GPU without the host, with ``compile``; None where it does not suit."""
+        if not self.compile or self.device.type not in CapturedSteps.DEVICES:
+            return None
+        captured = self._captured
+        if captured is not None and captured.has_copy_of(self.replay_buffer):
+            return captured
+        is_ours = type(self)._gradient_step is RainbowDQN._gradient_step and type(self)._loss is RainbowDQN._loss
+        if captured is not None:
+            captured.give_up_copy()  # there must be room for the next one
+        if self._vec_normalize_env is not None or not is_ours:
+            return None
+        if not CapturedSteps.suits(self.policy, self.replay_buffer):
+            return None
+        if captured is None:
+            self._captured = captured = CapturedSteps(self.policy, compiled)
+        return captured
 
     def _gradient_step(self, batch: Any) -> dict[str, th.Tensor]:
         """
@@ -398,7 +427,6 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         :param weights: of importance, one for each row; None: all 1
         :return: loss, priorities (batch, 1) without a gradient, and what is logged, by name
         """
-        head = self.q_net.head
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
             with th.no_grad():
                 next_outputs = self.q_net_target.outputs(next_obs, is_prepared=True).float()
@@ -409,13 +437,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
                 with th.no_grad():
                     selecting = self.q_net.outputs(next_obs, is_prepared=True).float()
         # What the heads make of the outputs is not for 8 bits of precision
-        next_actions = head.q_values(selecting).argmax(dim=1, keepdim=True)
-        target = head.target(next_outputs, next_actions, returns, discounts)
-        losses, priorities = head.loss(outputs, actions, target)  # (batch, 1) each
-        loss = (losses if weights is None else losses * weights.reshape(losses.shape)).mean()
-        q_values = head.q_values(outputs.detach()).gather(1, actions.long())
-        log = {"q_mean": q_values.mean(), head.priority_name: priorities.mean(), **head.watch(target)}
-        return loss, priorities, log
+        return loss_of_batch(self.q_net.head, outputs, actions, next_outputs, selecting, returns, discounts, weights)
 
     def _clip_gradient(self) -> th.Tensor:
         """
@@ -452,6 +474,9 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
                 )
 
     def _record_training(self) -> None:
+        if self._captured is not None:
+            self._captured.write_back_highest()
+            self._training_log.add(*self._captured.take_log())
         means, steps = self._training_log.record(self.logger)
         buffer = self.replay_buffer
         if isinstance(buffer, RainbowReplayBuffer) and isinstance(buffer.sampler, PrioritizedSampler):
@@ -533,7 +558,21 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
                 f"learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            if self._captured is not None:
+                self._require_finite(**self._captured.failure(wait=True))
+        finally:
+            if self._captured is not None:
+                self._captured.write_back()
+        return self
+
+    def save_replay_buffer(self, path: Path) -> None:
+        if self._captured is not None:
+            self._captured.write_back()
+        super().save_replay_buffer(path)
+
+    save_replay_buffer.__doc__ = SavingDQN.save_replay_buffer.__doc__
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         is_whole = False
@@ -560,7 +599,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch"]
+        return [*super()._excluded_save_params(), "_loss_function", "_captured", "_training_log", "_support_watch"]
 
 
 def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:

@@ -25,13 +25,14 @@ class TrainingLog:
         self._sums: dict[str, th.Tensor] = {}
         self._steps = 0
 
-    def add(self, values: dict[str, th.Tensor]) -> None:
+    def add(self, values: dict[str, th.Tensor], steps: int = 1) -> None:
         """
-        :param values: scalars of one gradient step, by log key
+        :param values: scalars of one gradient step, or their sums over several, by log key
+        :param steps: how many
         """
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
-        self._steps += 1
+        self._steps += steps
 
     def record(self, logger: Logger) -> tuple[dict[str, float], int]:
         """

@@ -26,10 +26,13 @@ FLOORS = [
         "envs": {"numpy", "gymnasium", "stable_baselines3", "ale_py", "cv2"},
         "heads": {"torch"},
         "networks": {"torch", "gymnasium", "stable_baselines3"},
+        "chain": {"torch", "gymnasium", "stable_baselines3"},
     },
     {
         "buffers": {"numpy", "psutil", "torch", "gymnasium", "stable_baselines3"},
         "policies": {"numpy", "torch", "gymnasium", "stable_baselines3"},
+        "device_replay": {"numpy", "torch"},
+        "captured": {"torch"},
         "saving": {"torch", "stable_baselines3"},
         "overlap": {"numpy", "stable_baselines3"},
         "watch": {"numpy", "torch", "stable_baselines3"},

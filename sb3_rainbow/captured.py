@@ -1,0 +1,380 @@
+"""Second floor: gradient steps that a GPU makes by itself, in one CUDA graph: drawn, learned from, and prioritized."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import torch as th
+
+from sb3_rainbow.buffers import RainbowReplayBuffer
+from sb3_rainbow.chain import Chain, Noise
+from sb3_rainbow.device_replay import DeviceBatch, DeviceReplay
+from sb3_rainbow.heads import Head, loss_of_batch
+from sb3_rainbow.policies import RainbowPolicy
+
+_JUDGED = ("rewards", "loss", "gradient_norm")
+_LARGE = 2**17  # numbers in a tensor
+_WARM_UP_STEPS = 3  # before a step is captured: they compile, and libraries set up what they need
+
+
+class Settings(NamedTuple):
+    """Numbers that a graph is captured with: with others it has to be captured again."""
+
+    batch_size: int
+    double_q: bool
+    amp: bool
+    max_grad_norm: float
+    prioritized_replay_eps: float
+
+
+class _Adam(NamedTuple):
+    """The optimizer's state, which is changed in place."""
+
+    parameters: dict[str, th.nn.Parameter]  # by name in the network
+    means: list[th.Tensor]
+    squares: list[th.Tensor]
+    steps: list[th.Tensor]  # of each parameter, all the same
+    betas: tuple[float, float]
+    eps: float
+
+
+class CapturedSteps:
+    """
+    Gradient steps for which the host is not waited.
+
+    A copy of the replay buffer is drawn from on the device. The first steps compile; then one is captured as a CUDA
+    graph, which later ones replay. Elsewhere than on a GPU the same is computed without a graph.
+
+    :param policy: networks and optimizer, which ``suits`` accepts
+    :param compile: compiles a function, with options
+    """
+
+    DEVICES: ClassVar[tuple[str, ...]] = ("cuda",)  # where it pays
+
+    def __init__(self, policy: RainbowPolicy, compile: Callable[..., Callable]) -> None:
+        self.policy, self.device = policy, policy.device
+        self.replay: DeviceReplay | None = None
+        self._is_gpu = self.device.type == "cuda"
+        # Kernels for many small tensors at a time; large ones they make slower
+        many = {"combo_kernels": True} if self._is_gpu else {}
+        functions = _weigh, _draw, _outputs, _loss, _judge, _change, _prioritize
+        self._weigh, self._draw, self._outputs, self._loss, self._judge, self._change_small, self._prioritize = (
+            compile(function, **many) for function in functions
+        )
+        self._change_large = compile(_change)
+        # What is captured, and two asides of it
+        streams: list[Any] = [th.cuda.Stream(self.device) if self._is_gpu else None for _ in range(3)]
+        self._stream, *self._asides = streams
+        self._graph: th.cuda.CUDAGraph | None = None
+        self._n_warm = 0
+        self._made_for: Any = None  # what the graph, and the steps that lead to it, depend on besides tensors' contents
+        self._rate, self._last_rate = th.zeros((), device=self.device), 0.0  # of learning
+        self._log_names: list[str] = []
+        self._log = th.zeros(0, device=self.device)  # sums over gradient steps
+        self._n_logged = 0
+        # What was judged when not all of it was finite: nothing is changed any more then
+        self._failure = th.zeros(len(_JUDGED), device=self.device)
+        self._failure_seen = th.zeros(len(_JUDGED), pin_memory=self._is_gpu)
+
+    @staticmethod
+    def suits(policy: RainbowPolicy, buffer: object) -> bool:
+        """
+        :param policy: networks and optimizer
+        :param buffer: any replay buffer
+        :return: whether gradient steps of these can be made here
+        """
+        optimizer = policy.optimizer
+        groups = optimizer.param_groups
+        is_plain = type(optimizer) is th.optim.Adam and len(groups) == 1
+        is_plain &= not any(groups[0].get(name) for name in ("weight_decay", "amsgrad", "maximize", "differentiable"))
+        return is_plain and Chain.suits(policy.q_net) and DeviceReplay.fits(buffer, policy.device)
+
+    def make(self, buffer: RainbowReplayBuffer, n_steps: int, settings: Settings) -> None:
+        """
+        Make gradient steps. What becomes of them is not known yet when this returns: see ``failure``.
+
+        :param buffer: which ``suits`` accepts
+        :param n_steps: how many
+        :param settings: numbers
+        """
+        if not self.has_copy_of(buffer):
+            self.give_up_copy()
+            self.replay = DeviceReplay(buffer, self.device)
+        assert self.replay is not None
+        self.replay.follow()
+        group = self.policy.optimizer.param_groups[0]
+        state = self.policy.optimizer.state.get(group["params"][0], {})
+        # Loading makes other tensors for the state of the optimizer
+        made_for = settings, group["betas"], group["eps"], id(self.replay), id(state.get("exp_avg"))
+        if made_for != self._made_for:
+            self._adam = _adam_of(self.policy)
+            self._made_for = (*made_for[:-1], id(self._adam.means[0]))
+            self._settings, self._graph, self._n_warm = settings, None, 0
+            self._chain = Chain(self.policy.q_net, th.bfloat16 if settings.amp else th.float32)
+        if group["lr"] != self._last_rate:
+            self._last_rate = group["lr"]
+            self._rate.fill_(group["lr"])
+        for _ in range(n_steps):
+            self._make_one()
+        self._n_logged += n_steps
+        self._failure_seen.copy_(self._failure, non_blocking=True)
+
+    def has_copy_of(self, buffer: object) -> bool:
+        """
+        :param buffer: any replay buffer
+        :return: whether it is drawn from already, and what was added since can be copied
+        """
+        return self.replay is not None and self.replay.buffer is buffer and self.replay.is_current
+
+    def write_back(self) -> None:
+        """Give the replay buffer the priorities that are kept on the device."""
+        if self.replay is not None:
+            self.replay.write_back()
+
+    def write_back_highest(self) -> None:
+        """Give the replay buffer the highest priority alone, for the log."""
+        if self.replay is not None:
+            self.replay.write_back_highest()
+
+    def give_up_copy(self) -> None:
+        """Free the memory of the copy, after its priorities were written back."""
+        self.write_back()
+        self._graph = self.replay = self._made_for = None
+
+    def failure(self, wait: bool) -> dict[str, float]:
+        """
+        Tell, once, that not all was finite. Since then nothing has been changed.
+
+        :param wait: for all steps that are under way; otherwise it may be told later
+        :return: what was judged, by name; empty if all was finite
+        """
+        if not wait and not self._failure_seen.any():
+            return {}
+        judged = self._failure.tolist()
+        self._failure.zero_()
+        self._failure_seen.zero_()
+        return dict(zip(_JUDGED, judged, strict=True)) if any(judged) else {}
+
+    def take_log(self) -> tuple[dict[str, th.Tensor], int]:
+        """
+        :return: sums over gradient steps, by name, and the number of steps; they begin anew
+        """
+        n_steps, self._n_logged = self._n_logged, 0
+        sums = dict(zip(self._log_names, self._log.clone(), strict=True)) if n_steps else {}
+        self._log.zero_()
+        return sums, n_steps
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None  # a copy of the model captures a graph of its own
+
+    def _make_one(self) -> None:
+        if not self._is_gpu:
+            self._step()
+            return
+        if self._graph is None and self._n_warm < _WARM_UP_STEPS:
+            self._n_warm += 1
+            now = th.cuda.current_stream()
+            self._stream.wait_stream(now)
+            with th.cuda.stream(self._stream):
+                self._step()
+            now.wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = th.cuda.CUDAGraph()
+            with th.cuda.graph(self._graph, stream=self._stream):  # nothing is computed here
+                self._step()
+        self._graph.replay()
+
+    def _step(self) -> None:
+        # What is made on one stream and read on another lives to the end of this function, so that its memory is not
+        # taken for something else meanwhile
+        chain, adam, settings, replay = self._chain, self._adam, self._settings, self.replay
+        assert replay is not None
+        with self._aside(0):
+            noise, weights = self._weigh(chain, adam.parameters)
+        with self._aside(1):
+            _, target_weights = self._weigh(chain, dict(self.policy.q_net_target.named_parameters()))
+        batch = DeviceBatch(*self._draw(replay, chain, settings.batch_size))
+        self._join()
+        with th.no_grad(), self._aside(0):
+            next_outputs = self._outputs(chain, target_weights, batch.next_observations)
+        selecting = next_outputs
+        if settings.double_q:
+            with th.no_grad(), self._aside(1):
+                selecting = self._outputs(chain, weights, batch.next_observations)
+        leaves = [tensor.detach().requires_grad_() for tensor in weights]
+        outputs = self._outputs(chain, leaves, batch.observations)
+        self._join()
+        of_batch = batch.actions, next_outputs, selecting, batch.returns, batch.discounts, batch.weights
+        gradient, priorities, largest, log = self._loss(chain.head, outputs.detach(), *of_batch)
+        gradients = th.autograd.grad(outputs, leaves, gradient)
+        if not self._log_names:
+            self._log_names = [*log, "grad_norm"]
+            self._log = th.zeros(len(self._log_names), device=self.device)
+        with th.no_grad():
+            of_gradients = chain, noise, gradients, adam.parameters
+            sizes = self._rate, adam.steps[0], *adam.betas, settings.max_grad_norm
+            allowed, *factors = self._judge(
+                *of_gradients, largest, list(log.values()), self._log, self._failure, *sizes
+            )
+            with self._aside(0):
+                self._prioritize(replay, batch.indices, priorities, settings.prioritized_replay_eps, allowed)
+                th._foreach_add_(adam.steps, [allowed.float()] * len(adam.steps))
+            large = {name: weight.numel() > _LARGE for name, weight in adam.parameters.items()}
+            averages = zip(adam.means, adam.squares, strict=True)
+            state = dict(zip(adam.parameters, averages, strict=True))
+            with self._aside(1):
+                small_state = {name: each for name, each in state.items() if not large[name]}
+                self._change_small(*of_gradients, small_state, allowed, *factors, adam.eps, *adam.betas)
+            large_state = {name: each for name, each in state.items() if large[name]}
+            if large_state:
+                self._change_large(*of_gradients, large_state, allowed, *factors, adam.eps, *adam.betas)
+        self._join()
+
+    @contextmanager
+    def _aside(self, index: int) -> Iterator[None]:
+        """What is within runs beside what follows, until ``_join``."""
+        if not self._is_gpu:
+            yield
+            return
+        self._asides[index].wait_stream(th.cuda.current_stream())
+        with th.cuda.stream(self._asides[index]):
+            yield
+
+    def _join(self) -> None:
+        if self._is_gpu:
+            for stream in self._asides:
+                th.cuda.current_stream().wait_stream(stream)
+
+
+def _adam_of(policy: RainbowPolicy) -> _Adam:
+    parameters = dict(policy.q_net.named_parameters())
+    states = [policy.optimizer.state[parameter] for parameter in parameters.values()]
+    for parameter, state in zip(parameters.values(), states, strict=True):
+        if not state:  # before its first step, as Adam does
+            state["step"] = th.zeros((), device=parameter.device)
+            state["exp_avg"] = th.zeros_like(parameter, memory_format=th.preserve_format)
+            state["exp_avg_sq"] = th.zeros_like(parameter, memory_format=th.preserve_format)
+        state["step"] = state["step"].to(parameter.device)
+    means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    group = policy.optimizer.param_groups[0]
+    return _Adam(parameters, means, squares, steps, group["betas"], group["eps"])
+
+
+# What is compiled: functions of tensors, and of objects whose tensors stay where they are
+
+
+def _weigh(chain: Chain, parameters: Mapping[str, th.Tensor]) -> tuple[Noise, list[th.Tensor]]:
+    with th.no_grad():
+        noise = chain.noise()
+        return noise, chain.weights(parameters, noise)
+
+
+def _draw(replay: DeviceReplay, chain: Chain, batch_size: int) -> tuple[th.Tensor, ...]:
+    obs, actions, next_obs, *others = replay.draw(batch_size)
+    return chain.prepared(obs), actions, chain.prepared(next_obs), *others
+
+
+def _outputs(chain: Chain, weights: list[th.Tensor], obs: th.Tensor) -> th.Tensor:
+    return chain.outputs(weights, obs)
+
+
+def _loss(
+    head: Head,
+    outputs: th.Tensor,
+    actions: th.Tensor,
+    next_outputs: th.Tensor,
+    selecting: th.Tensor,
+    returns: th.Tensor,
+    discounts: th.Tensor,
+    weights: th.Tensor,
+) -> tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+    """
+    :return: the gradient of the loss by the outputs, priorities (batch,), the largest return, and the log, by name
+    """
+    # An index that is made of what is not finite would end the process
+    finite_returns = th.where(returns.isfinite(), returns, 0.0)
+
+    def loss_of(outputs: th.Tensor) -> tuple[th.Tensor, Any]:
+        of_batch = actions, next_outputs, selecting, finite_returns, discounts, weights
+        loss, priorities, log = loss_of_batch(head, outputs, *of_batch)
+        return loss, (priorities, log)
+
+    gradient, (loss, (priorities, log)) = th.func.grad_and_value(loss_of, has_aux=True)(outputs)
+    return gradient, priorities.squeeze(1), returns.abs().max(), {"loss": loss, **log}
+
+
+def _gradients(
+    chain: Chain, noise: Noise, gradients: tuple[th.Tensor, ...], parameters: Mapping[str, th.Tensor]
+) -> dict[str, th.Tensor]:
+    """
+    :param gradients: of what ``_weigh`` made
+    :return: of the parameters, by name. They are not kept: each function that reads them makes them on the fly
+    """
+    pull_back = th.func.vjp(lambda given: chain.weights(given, noise), dict(parameters))[1]
+    return pull_back(list(gradients))[0]
+
+
+def _judge(
+    chain: Chain,
+    noise: Noise,
+    gradients: tuple[th.Tensor, ...],
+    parameters: Mapping[str, th.Tensor],
+    largest_return: th.Tensor,
+    log: list[th.Tensor],
+    log_sums: th.Tensor,
+    failure: th.Tensor,
+    rate: th.Tensor,
+    step: th.Tensor,
+    beta1: float,
+    beta2: float,
+    max_grad_norm: float,
+) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+    """
+    :return: whether all is finite; the factor that clips the gradient; the learning rate and the root of the squares'
+        factor, without the bias that Adam's averages have at first. Scalars
+    """
+    of_parameters = _gradients(chain, noise, gradients, parameters)
+    norm = th.stack([gradient.square().sum() for gradient in of_parameters.values()]).sum().sqrt()
+    values = th.stack([*log, norm])
+    is_first = (failure == 0).all()
+    judged = th.stack((largest_return, values[0], norm))
+    allowed = is_first & judged.isfinite().all()
+    failure.copy_(th.where(is_first & ~allowed, judged, failure))
+    log_sums.add_(th.where(allowed, values, 0.0))
+    clip = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_
+    return allowed, clip, rate / (1 - beta1 ** (step + 1)), (1 - beta2 ** (step + 1)).sqrt()
+
+
+def _change(
+    chain: Chain,
+    noise: Noise,
+    gradients: tuple[th.Tensor, ...],
+    parameters: Mapping[str, th.Tensor],
+    state: dict[str, tuple[th.Tensor, th.Tensor]],
+    allowed: th.Tensor,
+    clip: th.Tensor,
+    rate: th.Tensor,
+    scale: th.Tensor,
+    eps: float,
+    beta1: float,
+    beta2: float,
+) -> None:
+    """
+    Adam (https://arxiv.org/abs/1412.6980), where it is allowed.
+
+    :param state: of the parameters that are changed, the averages of their gradients and of the squares, by name
+    """
+    of_parameters = _gradients(chain, noise, gradients, parameters)
+    for name, (mean, square) in state.items():
+        parameter, gradient = parameters[name], of_parameters[name] * clip
+        new_mean = mean + (gradient - mean) * (1 - beta1)
+        new_square = square * beta2 + gradient.square() * (1 - beta2)
+        change = rate * new_mean / (new_square.sqrt() / scale + eps)
+        parameter.copy_(th.where(allowed, parameter - change, parameter))
+        mean.copy_(th.where(allowed, new_mean, mean))
+        square.copy_(th.where(allowed, new_square, square))
+
+
+def _prioritize(replay: DeviceReplay, rows: th.Tensor, priorities: th.Tensor, eps: float, allowed: th.Tensor) -> None:
+    replay.set_priorities(rows, priorities + eps, allowed)

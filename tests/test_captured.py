@@ -1,0 +1,262 @@
+"""Gradient steps of a GPU. All but the last tests make them on the CPU, where they are the same but for the graph."""
+
+import copy
+from collections import defaultdict
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from envs import Corridor
+from stable_baselines3.common.logger import Logger, configure
+
+from sb3_rainbow import RainbowDQN, rainbow
+from sb3_rainbow.captured import CapturedSteps, Settings
+from sb3_rainbow.compiled import compiled
+
+OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
+needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+
+
+def make(observation="vector", n_rows=120, env=None, **kwargs):
+    """A model with a filled buffer, which has learned nothing yet."""
+    defaults = {
+        "policy_kwargs": {"net_arch": [16]},
+        "buffer_size": 100,
+        "learning_starts": 10**6,
+        "learning_rate": 0.01,
+    }
+    policy = "MlpPolicy" if observation == "vector" else "CnnPolicy"
+    if observation == "image":
+        defaults["policy_kwargs"]["features_extractor_class"] = "sb3_rainbow.networks.DataEfficientConv"
+    env = Corridor(observation=observation) if env is None else env
+    model = RainbowDQN(policy, env, seed=0, **({"device": "cpu"} | defaults | kwargs))
+    with pytest.warns(UserWarning, match="before learning starts"):
+        model.learn(n_rows)
+    return model
+
+
+def not_compiled(function, **options):
+    return function
+
+
+def settings(model, batch_size=32):
+    return Settings(batch_size, model.double_q, model.amp, model.max_grad_norm, model.prioritized_replay_eps)
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """RainbowDQN does on the CPU what it does on a GPU, but does not wait for a compiler."""
+    monkeypatch.setattr(CapturedSteps, "DEVICES", ("cpu",))
+    monkeypatch.setattr(rainbow, "compiled", not_compiled)
+
+
+@pytest.mark.parametrize(
+    ("observation", "kwargs"),
+    [
+        ("vector", {}),
+        ("image", {"max_grad_norm": 0.01}),
+        ("vector", {"double_q": False, "distributional": False, "max_grad_norm": None}),
+        ("vector", OFF | {"n_steps": 1}),
+    ],
+)
+def test_weights_and_priorities_are_those_of_ordinary_gradient_steps(observation, kwargs, monkeypatch):
+    """The same rows and the same noise, for five steps."""
+    model = make(observation, **kwargs)
+    other = copy.deepcopy(model)
+    seen = defaultdict(list)
+
+    def watched(function, **options):
+        def call(*args):
+            seen[function.__name__].append(function(*args))
+            return seen[function.__name__][-1]
+
+        return call
+
+    captured = CapturedSteps(model.policy, watched)
+    captured.make(model.replay_buffer, 5, settings(model))
+    captured.write_back()
+    logs = defaultdict(float)
+    for step in range(5):
+        noise = {
+            id(net): seen["_weigh"][2 * step + which][0] for which, net in enumerate((other.q_net, other.q_net_target))
+        }
+
+        def set_noise(network):
+            streams = [network.q_net, network.value] if hasattr(network, "value") else [network.q_net]
+            layers = [layer for pair in zip(*streams, strict=True) for layer in pair if hasattr(layer, "set_noise")]
+            for layer, (of_weights, of_biases) in zip(layers, noise[id(network)], strict=True):  # noqa: B023
+                layer.set_noise(of_weights.unsqueeze(0), of_biases.unsqueeze(0))
+
+        monkeypatch.setattr(rainbow, "reset_noise", set_noise)
+        *_, weights, rows = seen["_draw"][step]
+        batch = other.replay_buffer._get_samples(rows.numpy())._replace(weights=weights)
+        for name, value in other._gradient_step(batch).items():
+            logs[name] += float(value.detach())
+    for left, right in zip(model.q_net.parameters(), other.q_net.parameters(), strict=True):
+        th.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
+    states = [each.policy.optimizer.state_dict()["state"] for each in (model, other)]
+    assert all(state["step"] == 5 for state in states[0].values())
+    for left, right in zip(*(state.values() for state in states), strict=True):
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert (left[name] - right[name]).norm() <= 1e-3 * right[name].norm() + 1e-9
+    if model.prioritized_replay:
+        trees = [each.replay_buffer.sampler.tree[np.arange(100)] for each in (model, other)]
+        np.testing.assert_allclose(*trees, rtol=1e-3)
+        assert model.replay_buffer.sampler.max_priority == pytest.approx(other.replay_buffer.sampler.max_priority, 1e-3)
+    sums, n_steps = captured.take_log()
+    assert n_steps == 5
+    assert {name: float(value) for name, value in sums.items()} == pytest.approx(logs, rel=1e-3, abs=1e-5)
+    assert captured.take_log() == ({}, 0)
+    assert captured.failure(wait=True) == {}
+
+
+def test_a_model_trains_logs_and_saves_as_ever(on_the_cpu, tmp_path):
+    common = {"learning_starts": 40, "n_rows": 30, "train_freq": 4, "gradient_steps": 2}
+    logged = []
+    for is_captured in (True, False):
+        model = make(compile=is_captured, **common) if is_captured else make(**common)
+        model.set_logger(configure(str(tmp_path / str(is_captured)), ["csv"]))
+        model.learn(90, log_interval=10**6)
+        assert (model._captured is not None) == is_captured
+        model.dump_logs()
+        logged.append((tmp_path / str(is_captured) / "progress.csv").read_text().splitlines()[0].split(","))
+        if is_captured:
+            trained = model
+    assert sorted(logged[0]) == sorted(logged[1])
+    assert trained._n_updates == 2 * 13
+    assert trained.replay_buffer.sampler.max_priority == float(trained._captured.replay.max_priority)
+    tree = trained.replay_buffer.sampler.tree[np.arange(100)]
+    assert np.unique(tree[:60]).size > 20  # priorities have come back
+    trained.set_logger(Logger(folder=None, output_formats=[]))  # files cannot be copied
+    trained.save(tmp_path / "model")
+    trained.save_replay_buffer(tmp_path / "buffer")
+    copied = copy.deepcopy(trained)
+    loaded = RainbowDQN.load(tmp_path / "model", Corridor(), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    np.testing.assert_array_equal(loaded.replay_buffer.sampler.tree[np.arange(100)], tree)
+    for model in (trained, copied, loaded):
+        model.learn(20, reset_num_timesteps=False)
+        assert model._n_updates > 26
+        steps = {int(state["step"]) for state in model.policy.optimizer.state.values()}
+        assert steps == {model._n_updates}
+        assert model._captured.replay.buffer is model.replay_buffer
+
+
+def test_what_changes_between_steps_counts(on_the_cpu):
+    """The learning rate, beta, gamma and another state of the optimizer."""
+    model = make(compile=True, n_rows=60)
+    model._current_progress_remaining = 1.0
+    model.train(1, 32)
+    captured = model._captured
+    first = captured.replay
+    model.lr_schedule = lambda _: 0.0
+    before = model.policy.parameters_to_vector()
+    model._current_progress_remaining = 0.5
+    model.train(2, 32)
+    assert (model.policy.parameters_to_vector() == before).all()
+    assert float(first.beta) == pytest.approx(0.7)
+    assert captured.replay is first
+    model.gamma = 0.5
+    model.train(1, 16)
+    assert captured.replay is not first
+    assert captured.replay.gamma == 0.5
+    model.lr_schedule = lambda _: 0.01
+    saved = copy.deepcopy(model.get_parameters())
+    model.train(3, 32)
+    model.set_parameters(saved)
+    model.train(1, 32)
+    assert {int(state["step"]) for state in model.policy.optimizer.state.values()} == {5}
+
+
+def test_nothing_changes_after_a_loss_that_is_not_finite(on_the_cpu):
+    model = make(compile=True, n_rows=60)
+    model.train(3, 32)
+    vector, leaves = model.policy.parameters_to_vector(), model._captured.replay.leaves.clone()
+    state = copy.deepcopy(model.policy.optimizer.state_dict()["state"])
+    rewards = model._captured.replay.rewards.clone()
+    model._captured.replay.rewards.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"rewards=nan is not finite, at env step 60; it has changed no weight"):
+        model.train(4, 32)
+    assert (model.policy.parameters_to_vector() == vector).all()
+    assert (model._captured.replay.leaves == leaves).all()
+    th.testing.assert_close(model.policy.optimizer.state_dict()["state"], state, rtol=0, atol=0)
+    model._captured.replay.rewards.copy_(rewards)
+    model.q_net_target.value[0].bias_mu.data.fill_(float("inf"))
+    with pytest.raises(ValueError, match="loss=nan is not finite"):
+        model.train(1, 32)
+    assert (model._captured.replay.leaves == leaves).all()
+    model.q_net_target.load_state_dict(model.q_net.state_dict())
+    model.train(1, 32)  # whoever has mended it may go on
+    assert (model.policy.parameters_to_vector() != vector).any()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"compile": False},
+        {"policy_kwargs": {"optimizer_class": th.optim.SGD}},
+        {"policy_kwargs": {"optimizer_kwargs": {"weight_decay": 0.1}}},
+        {"observation": "discrete"},
+    ],
+)
+def test_where_gradient_steps_are_ordinary_ones(kwargs, on_the_cpu):
+    kwargs = {"compile": True} | kwargs
+    env = Corridor(observation=kwargs.pop("observation", "vector"))
+    model = make(env=env, n_rows=60, **kwargs)
+    model.train(1, 32)
+    assert model._captured is None
+    assert model._n_updates == 1
+
+
+def test_compiled(on_the_cpu):
+    model = make(n_rows=60, policy_kwargs={"net_arch": [8], "n_atoms": 5})
+    captured = CapturedSteps(model.policy, compiled)
+    before = model.policy.parameters_to_vector()
+    captured.make(model.replay_buffer, 3, settings(model))
+    assert captured.failure(wait=True) == {}
+    sums, n_steps = captured.take_log()
+    assert n_steps == 3
+    assert all(value.isfinite() for value in sums.values())
+    assert (model.policy.parameters_to_vector() != before).any()
+
+
+@needs_gpu
+@pytest.mark.parametrize("kwargs", [{}, {"amp": True}, OFF])
+def test_graph_learns_as_ordinary_gradient_steps_do(kwargs):
+    """Both learn the values of a corridor, whose rewards are 1 to 5: 15 at its start, from 150 to 3000 env steps."""
+    values = []
+    for is_captured in (True, False):
+        model = RainbowDQN("MlpPolicy", Corridor(), learning_starts=150, learning_rate=3e-3, gamma=1.0, seed=0,
+            target_update_interval=100, policy_kwargs={"v_min": 0, "v_max": 20}, device="cuda", compile=is_captured,
+            train_freq=1, **kwargs)  # fmt: skip
+        model.learn(3000)
+        assert (model._captured is not None and model._captured._graph is not None) == is_captured
+        obs = th.tensor([[0.0, step] for step in range(5)], device="cuda")
+        values.append(model.q_net(obs).mean(dim=1).tolist())
+    assert values[1] == pytest.approx([15, 14, 12, 9, 5], abs=2)
+    assert values[0] == pytest.approx([15, 14, 12, 9, 5], abs=2)
+
+
+@needs_gpu
+def test_graph_draws_afresh_and_tells_of_failures_later():
+    model = RainbowDQN("MlpPolicy", gym.make("CartPole-v1"), learning_starts=150, seed=0, device="cuda", compile=True)
+    model.learn(600)
+    captured = model._captured
+    leaves = captured.replay.leaves.clone()
+    drawn = []
+    for _ in range(3):
+        model.train(1, 32)
+        drawn.append(set((captured.replay.leaves != leaves).flatten().nonzero().flatten().tolist()))
+        leaves = captured.replay.leaves.clone()
+    assert drawn[0] != drawn[1] != drawn[2]
+    vector = model.policy.parameters_to_vector()
+    captured.replay.rewards.fill_(float("nan"))
+
+    def train_on():
+        for _ in range(1000):
+            model.train(1, 32)
+
+    with pytest.raises(ValueError, match="rewards=nan is not finite"):
+        train_on()
+    assert (model.policy.parameters_to_vector() == vector).all()

@@ -1,0 +1,126 @@
+"""The arithmetic of a network apart from its weights, against the network."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+from sb3_rainbow.chain import Chain
+from sb3_rainbow.networks import ConvExtractor, DataEfficientConv, NatureConv
+from sb3_rainbow.noisy import noisy_layers
+from sb3_rainbow.policies import CnnPolicy, MlpPolicy
+
+IMAGES = spaces.Box(0, 255, (3, 44, 52), np.uint8)
+VECTORS = spaces.Box(-1, 1, (5,), np.float32)
+
+
+class Uneven(ConvExtractor):
+    """A kernel that is no multiple of its stride, and images that do not fill the last block."""
+
+    layers = ((8, 6, 3), (8, 3, 2), (16, 2, 1))
+    default_net_arch = (24,)
+
+
+def network_of(space, **kwargs):
+    th.manual_seed(0)
+    kind = CnnPolicy if len(space.shape) > 1 else MlpPolicy
+    return kind(space, spaces.Discrete(5), lambda _: 1e-3, **kwargs).q_net
+
+
+CASES = [
+    (IMAGES, {}),
+    (IMAGES, {"features_extractor_class": DataEfficientConv, "net_arch": [24, 16]}),
+    (IMAGES, {"features_extractor_class": Uneven, "dueling": False}),
+    (IMAGES, {"features_extractor_class": Uneven, "features_extractor_kwargs": {"layer_norm": True}}),
+    (IMAGES, {"features_extractor_class": DataEfficientConv, "features_extractor_kwargs": {"input_norm": True}}),
+    (IMAGES, {"distributional": False, "dueling_aggregation": "max", "noise": "independent", "net_arch": [12]}),
+    (IMAGES, {"noisy": False, "normalize_images": False, "net_arch": []}),
+    (VECTORS, {}),
+    (VECTORS, {"dueling": False, "distributional": False, "noisy": False, "activation_fn": nn.Tanh}),
+    (VECTORS, {"net_arch": [], "noise": "independent"}),
+]
+
+
+@pytest.mark.parametrize(("space", "kwargs"), CASES)
+def test_outputs_and_gradients_are_those_of_the_network(space, kwargs):
+    network = network_of(space, **kwargs)
+    assert Chain.suits(network)
+    chain = Chain(network, th.float32)
+    obs = th.from_numpy(np.stack([space.sample() for _ in range(7)]))
+    noise = chain.noise()
+    parameters = dict(network.named_parameters())
+    outputs = chain.outputs(chain.weights(parameters, noise), chain.prepared(obs))
+    # The network's streams are registered one after the other, the chain's layers side by side
+    streams = [network.q_net] if network.dueling is None else [network.q_net, network.value]
+    layers = [layer for pair in zip(*streams, strict=True) for layer in pair if layer in noisy_layers(network)]
+    assert len(layers) == len(noise)
+    for layer, (of_weights, of_biases) in zip(layers, noise, strict=True):
+        one_row = (lambda given: given.unsqueeze(0)) if layer.factorised else (lambda given: given)
+        layer.set_noise(one_row(of_weights), one_row(of_biases))
+    expected = network.outputs(obs)
+    th.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+    direction = th.randn_like(outputs)
+    gradients, right = (th.autograd.grad(each, list(parameters.values()), direction) for each in (outputs, expected))
+    for gradient, right_one in zip(gradients, right, strict=True):
+        # Relative to the whole of each: rounding may switch single units off
+        assert (gradient - right_one).norm() <= 1e-3 * right_one.norm() + 1e-6
+
+
+def test_noise_is_fresh_and_gaussian():
+    """Each of the layers has its own; the signed square is standard Gaussian, its mean and variance to 4 errors."""
+    chain = Chain(network_of(IMAGES, net_arch=[512]), th.float32)
+    first, second = chain.noise(), chain.noise()
+    samples = th.cat([noise for pair in first for noise in pair])
+    assert not th.isin(samples, th.cat([noise for pair in second for noise in pair])).any()
+    assert len(samples.unique()) == len(samples)
+    gaussian = samples.sign() * samples**2
+    assert gaussian.mean().abs() < 4 / len(gaussian) ** 0.5
+    assert (gaussian.var() - 1).abs() < 4 * (2 / len(gaussian)) ** 0.5
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_bfloat16(distributional):
+    """All layers compute in it, but the last one where Q-values are its outputs."""
+    network = network_of(IMAGES, distributional=distributional)
+    exact, rough = Chain(network, th.float32), Chain(network, th.bfloat16)
+    obs = th.from_numpy(np.stack([IMAGES.sample() for _ in range(7)]))
+    parameters, noise = dict(network.named_parameters()), exact.noise()
+    weights = rough.weights(parameters, noise)
+    *others, last_weight, last_bias = [weight.dtype for weight in weights]
+    assert set(others) == {th.bfloat16}
+    assert last_weight == last_bias == (th.bfloat16 if distributional else th.float32)
+    outputs = rough.outputs(weights, rough.prepared(obs))
+    expected = exact.outputs(exact.weights(parameters, noise), exact.prepared(obs))
+    assert outputs.dtype == th.float32
+    assert 0 < (outputs - expected).norm() < 0.02 * expected.norm()
+
+
+class OwnForward(NatureConv):
+    def forward(self, observations):
+        return super().forward(observations) * 2
+
+
+def test_what_does_not_suit():
+    assert not Chain.suits(network_of(IMAGES, features_extractor_class=OwnForward))
+    assert not Chain.suits(network_of(spaces.Box(-1, 1, (2, 40, 40)), features_extractor_class=nn_extractor()))
+    network = network_of(VECTORS, activation_fn=nn.PReLU)
+    assert not Chain.suits(network)
+    network = network_of(VECTORS)
+    assert Chain.suits(network)
+    network.q_net[0].register_forward_hook(lambda *_: None)
+    assert not Chain.suits(network)
+
+
+def nn_extractor():
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    class Extractor(BaseFeaturesExtractor):
+        def __init__(self, observation_space):
+            super().__init__(observation_space, 4)
+            self.layer = nn.Linear(80 * 40, 4)
+
+        def forward(self, observations):
+            return self.layer(observations.flatten(1))
+
+    return Extractor
