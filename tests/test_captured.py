@@ -221,21 +221,24 @@ def test_compiled(on_the_cpu):
     assert (model.policy.parameters_to_vector() != before).any()
 
 
+class Numbered(Corridor):
+    """Observations that tell the step and not the episode."""
+
+    def _observe(self):
+        return np.array([0, self.steps], dtype=np.float32)
+
+
 @needs_gpu
-@pytest.mark.parametrize("kwargs", [{}, {"amp": True}, OFF])
-def test_graph_learns_as_ordinary_gradient_steps_do(kwargs):
-    """Both learn the values of a corridor, whose rewards are 1 to 5: 15 at its start, from 150 to 3000 env steps."""
-    values = []
-    for is_captured in (True, False):
-        model = RainbowDQN("MlpPolicy", Corridor(), learning_starts=150, learning_rate=3e-3, gamma=1.0, seed=0,
-            target_update_interval=100, policy_kwargs={"v_min": 0, "v_max": 20}, device="cuda", compile=is_captured,
-            train_freq=1, **kwargs)  # fmt: skip
-        model.learn(3000)
-        assert (model._captured is not None and model._captured._graph is not None) == is_captured
-        obs = th.tensor([[0.0, step] for step in range(5)], device="cuda")
-        values.append(model.q_net(obs).mean(dim=1).tolist())
-    assert values[1] == pytest.approx([15, 14, 12, 9, 5], abs=2)
-    assert values[0] == pytest.approx([15, 14, 12, 9, 5], abs=2)
+@pytest.mark.parametrize("kwargs", [{"amp": True}, OFF])
+def test_graph_learns(kwargs):
+    """The values of a corridor, whose rewards are 1 to 5, from 1,000 gradient steps."""
+    model = RainbowDQN("MlpPolicy", Numbered(), learning_starts=100, learning_rate=3e-3, gamma=1.0, seed=0,
+        target_update_interval=100, train_freq=1, policy_kwargs={"v_min": 0, "v_max": 20, "optimizer_kwargs": {}},
+        device="cuda", compile=True, **kwargs)  # fmt: skip
+    model.learn(1100)
+    assert model._captured._graph is not None
+    obs = th.tensor([[0.0, step] for step in range(5)], device="cuda")
+    assert model.q_net(obs).mean(dim=1).tolist() == pytest.approx([15, 14, 12, 9, 5], abs=1)
 
 
 @needs_gpu
