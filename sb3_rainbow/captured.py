@@ -83,10 +83,12 @@ class CapturedSteps:
         :param buffer: any replay buffer
         :return: whether gradient steps of these can be made here
         """
-        optimizer = policy.optimizer
-        groups = optimizer.param_groups
-        is_plain = type(optimizer) is th.optim.Adam and len(groups) == 1
-        is_plain &= not any(groups[0].get(name) for name in ("weight_decay", "amsgrad", "maximize", "differentiable"))
+        optimizer, weights = policy.optimizer, list(policy.q_net.parameters())
+        first, *others = optimizer.param_groups
+        is_plain = type(optimizer) is th.optim.Adam and not others
+        is_plain &= not any(first.get(name) for name in ("weight_decay", "amsgrad", "maximize", "differentiable"))
+        is_plain &= list(map(id, first["params"])) == list(map(id, weights))
+        is_plain &= all(weight.requires_grad and weight.dtype == th.float32 for weight in weights)
         return is_plain and Chain.suits(policy.q_net) and DeviceReplay.fits(buffer, policy.device)
 
     def make(self, buffer: RainbowReplayBuffer, n_steps: int, settings: Settings) -> None:

@@ -97,7 +97,8 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         the GPU has it; weights, scalar Q-values, losses and priorities stay float32
     :param compile: the networks and the loss are compiled (``torch.compile``) in the first gradient step, which takes
         about half a minute and needs a C++ compiler; later ones are faster, and equal but for rounding (a dropout
-        layer of yours draws other numbers)
+        layer of yours draws other numbers). On a GPU replay is copied to its memory, where there is room, and a whole
+        gradient step is one CUDA graph: see docs/gpu.md
     :param overlap: gradient steps are made while the envs are in the first step of the next rollout, whose actions
         are chosen before: it saves time where envs step in processes or threads of their own (``SubprocVecEnv``,
         ``make_ale_vec_env``), and the same seed still gives the same weights

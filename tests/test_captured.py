@@ -209,6 +209,15 @@ def test_where_gradient_steps_are_ordinary_ones(kwargs, on_the_cpu):
     assert model._n_updates == 1
 
 
+def test_weights_that_are_not_to_be_changed_are_not(on_the_cpu):
+    model = make(compile=True, n_rows=60)
+    frozen = model.q_net.value[0].weight_mu.requires_grad_(False)
+    before = frozen.clone()
+    model.train(2, 32)
+    assert model._captured is None
+    assert (frozen == before).all()
+
+
 def test_compiled(on_the_cpu):
     model = make(n_rows=60, policy_kwargs={"net_arch": [8], "n_atoms": 5})
     captured = CapturedSteps(model.policy, compiled)
