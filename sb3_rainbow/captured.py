@@ -31,8 +31,8 @@ class _Adam(NamedTuple):
     """The optimizer's state, which is changed in place."""
 
     parameters: dict[str, th.nn.Parameter]  # by name in the network
-    means: list[th.Tensor]
-    squares: list[th.Tensor]
+    small: dict[str, tuple[th.Tensor, th.Tensor]]  # averages of the gradient and of its square
+    large: dict[str, tuple[th.Tensor, th.Tensor]]
     steps: list[th.Tensor]  # of each parameter, all the same
     betas: tuple[float, float]
     eps: float
@@ -50,6 +50,9 @@ class CapturedSteps:
     """
 
     DEVICES: ClassVar[tuple[str, ...]] = ("cuda",)  # where it pays
+    _settings: Settings
+    _adam: _Adam
+    _chain: Chain
 
     def __init__(self, policy: RainbowPolicy, compile: Callable[..., Callable]) -> None:
         self.policy, self.device = policy, policy.device
@@ -77,11 +80,10 @@ class CapturedSteps:
         self._failure_seen = th.zeros(len(_JUDGED), pin_memory=self._is_gpu)
 
     @staticmethod
-    def suits(policy: RainbowPolicy, buffer: object) -> bool:
+    def suits(policy: RainbowPolicy) -> bool:
         """
         :param policy: networks and optimizer
-        :param buffer: any replay buffer
-        :return: whether gradient steps of these can be made here
+        :return: whether gradient steps of it can be made here
         """
         optimizer, weights = policy.optimizer, list(policy.q_net.parameters())
         first, *others = optimizer.param_groups
@@ -89,13 +91,13 @@ class CapturedSteps:
         is_plain &= not any(first.get(name) for name in ("weight_decay", "amsgrad", "maximize", "differentiable"))
         is_plain &= list(map(id, first["params"])) == list(map(id, weights))
         is_plain &= all(weight.requires_grad and weight.dtype == th.float32 for weight in weights)
-        return is_plain and Chain.suits(policy.q_net) and DeviceReplay.fits(buffer, policy.device)
+        return is_plain and Chain.suits(policy.q_net)
 
     def make(self, buffer: RainbowReplayBuffer, n_steps: int, settings: Settings) -> None:
         """
         Make gradient steps. What becomes of them is not known yet when this returns: see ``failure``.
 
-        :param buffer: which ``suits`` accepts
+        :param buffer: one that ``DeviceReplay.fits`` accepts
         :param n_steps: how many
         :param settings: numbers
         """
@@ -105,13 +107,12 @@ class CapturedSteps:
         assert self.replay is not None
         self.replay.follow()
         group = self.policy.optimizer.param_groups[0]
-        state = self.policy.optimizer.state.get(group["params"][0], {})
         # Loading makes other tensors for the state of the optimizer
-        made_for = settings, group["betas"], group["eps"], id(self.replay), id(state.get("exp_avg"))
-        if made_for != self._made_for:
-            self._adam = _adam_of(self.policy)
-            self._made_for = (*made_for[:-1], id(self._adam.means[0]))
-            self._settings, self._graph, self._n_warm = settings, None, 0
+        step = self.policy.optimizer.state.get(group["params"][0], {}).get("step")
+        made_for = settings, group["betas"], group["eps"], id(self.replay)
+        if made_for != self._made_for or step is not self._adam.steps[0]:
+            self._graph, self._n_warm, self._made_for = None, 0, made_for
+            self._settings, self._adam = settings, _adam_of(self.policy)
             self._chain = Chain(self.policy.q_net, th.bfloat16 if settings.amp else th.float32)
         if group["lr"] != self._last_rate:
             self._last_rate = group["lr"]
@@ -182,9 +183,10 @@ class CapturedSteps:
             now.wait_stream(self._stream)
             return
         if self._graph is None:
-            self._graph = th.cuda.CUDAGraph()
-            with th.cuda.graph(self._graph, stream=self._stream):  # nothing is computed here
+            graph = th.cuda.CUDAGraph()
+            with th.cuda.graph(graph, stream=self._stream):  # nothing is computed here
                 self._step()
+            self._graph = graph
         self._graph.replay()
 
     def _step(self) -> None:
@@ -222,15 +224,10 @@ class CapturedSteps:
             with self._aside(0):
                 self._prioritize(replay, batch.indices, priorities, settings.prioritized_replay_eps, allowed)
                 th._foreach_add_(adam.steps, [allowed.float()] * len(adam.steps))
-            large = {name: weight.numel() > _LARGE for name, weight in adam.parameters.items()}
-            averages = zip(adam.means, adam.squares, strict=True)
-            state = dict(zip(adam.parameters, averages, strict=True))
             with self._aside(1):
-                small_state = {name: each for name, each in state.items() if not large[name]}
-                self._change_small(*of_gradients, small_state, allowed, *factors, adam.eps, *adam.betas)
-            large_state = {name: each for name, each in state.items() if large[name]}
-            if large_state:
-                self._change_large(*of_gradients, large_state, allowed, *factors, adam.eps, *adam.betas)
+                self._change_small(*of_gradients, adam.small, allowed, *factors, adam.eps, *adam.betas)
+            if adam.large:
+                self._change_large(*of_gradients, adam.large, allowed, *factors, adam.eps, *adam.betas)
         self._join()
 
     @contextmanager
@@ -250,17 +247,19 @@ class CapturedSteps:
 
 
 def _adam_of(policy: RainbowPolicy) -> _Adam:
-    parameters = dict(policy.q_net.named_parameters())
-    states = [policy.optimizer.state[parameter] for parameter in parameters.values()]
-    for parameter, state in zip(parameters.values(), states, strict=True):
+    group = policy.optimizer.param_groups[0]
+    adam = _Adam(dict(policy.q_net.named_parameters()), {}, {}, [], group["betas"], group["eps"])
+    for name, parameter in adam.parameters.items():
+        state = policy.optimizer.state[parameter]
         if not state:  # before its first step, as Adam does
-            state["step"] = th.zeros((), device=parameter.device)
+            state["step"] = th.zeros(())
             state["exp_avg"] = th.zeros_like(parameter, memory_format=th.preserve_format)
             state["exp_avg_sq"] = th.zeros_like(parameter, memory_format=th.preserve_format)
         state["step"] = state["step"].to(parameter.device)
-    means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-    group = policy.optimizer.param_groups[0]
-    return _Adam(parameters, means, squares, steps, group["betas"], group["eps"])
+        averages = adam.large if parameter.numel() > _LARGE else adam.small
+        averages[name] = state["exp_avg"], state["exp_avg_sq"]
+        adam.steps.append(state["step"])
+    return adam
 
 
 # What is compiled: functions of tensors, and of objects whose tensors stay where they are

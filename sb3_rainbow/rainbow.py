@@ -33,6 +33,7 @@ from sb3_rainbow.arguments import (
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.captured import CapturedSteps, Settings
 from sb3_rainbow.compiled import compiled
+from sb3_rainbow.device_replay import DeviceReplay
 from sb3_rainbow.files import Path
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
@@ -363,22 +364,20 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
             self._record_training()
 
     def _captured_steps(self) -> CapturedSteps | None:
-        """What makes gradient steps on a GPU without the host, with ``compile``; None where it does not suit."""
-        if not self.compile or self.device.type not in CapturedSteps.DEVICES:
-            return None
-        captured = self._captured
-        if captured is not None and captured.has_copy_of(self.replay_buffer):
-            return captured
+        """What makes gradient steps on a GPU without the host, with ``compile``; None where something does not suit."""
         is_ours = type(self)._gradient_step is RainbowDQN._gradient_step and type(self)._loss is RainbowDQN._loss
-        if captured is not None:
-            captured.give_up_copy()  # there must be room for the next one
-        if self._vec_normalize_env is not None or not is_ours:
+        is_meant = self.compile and self.device.type in CapturedSteps.DEVICES
+        if not is_meant or not is_ours or self._vec_normalize_env is not None:
             return None
-        if not CapturedSteps.suits(self.policy, self.replay_buffer):
+        if self._captured is not None:
+            if self._captured.has_copy_of(self.replay_buffer):
+                return self._captured
+            self._captured.give_up_copy()  # there must be room for the next one
+        if not CapturedSteps.suits(self.policy) or not DeviceReplay.fits(self.replay_buffer, self.device):
             return None
-        if captured is None:
-            self._captured = captured = CapturedSteps(self.policy, compiled)
-        return captured
+        if self._captured is None:
+            self._captured = CapturedSteps(self.policy, compiled)
+        return self._captured
 
     def _gradient_step(self, batch: Any) -> dict[str, th.Tensor]:
         """
@@ -559,6 +558,10 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
                 f"learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
+        if self._captured is not None and not CapturedSteps.suits(
+            self.policy
+        ):  # weights may have been frozen meanwhile
+            self._captured.give_up_copy()
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             if self._captured is not None:

@@ -216,6 +216,15 @@ def test_weights_that_are_not_to_be_changed_are_not(on_the_cpu):
     model.train(2, 32)
     assert model._captured is None
     assert (frozen == before).all()
+    frozen.requires_grad_(True)
+    model.train(2, 32)
+    assert (frozen != before).any()
+    frozen.requires_grad_(False)
+    before = frozen.clone()
+    with pytest.warns(UserWarning, match="before learning starts"):
+        model.learn(5, reset_num_timesteps=False)
+    model.train(2, 32)
+    assert (frozen == before).all()
 
 
 def test_compiled(on_the_cpu):
