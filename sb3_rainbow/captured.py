@@ -1,7 +1,7 @@
 """Second floor: gradient steps that a GPU makes by itself, in one CUDA graph: drawn, learned from, and prioritized."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
@@ -10,6 +10,7 @@ from sb3_rainbow.buffers import RainbowReplayBuffer
 from sb3_rainbow.chain import Chain, Noise
 from sb3_rainbow.device_replay import DeviceBatch, DeviceReplay
 from sb3_rainbow.heads import Head, loss_of_batch
+from sb3_rainbow.networks import has_hooks
 from sb3_rainbow.policies import RainbowPolicy
 
 _JUDGED = ("rewards", "loss", "gradient_norm")
@@ -56,6 +57,9 @@ class CapturedSteps:
 
     def __init__(self, policy: RainbowPolicy, compile: Callable[..., Callable]) -> None:
         self.policy, self.device = policy, policy.device
+        self._optimizer, self._networks = policy.optimizer, (policy.q_net, policy.q_net_target)
+        self._modules = [module for network in self._networks for module in network.modules()]
+        self._weights = [weight for network in self._networks for weight in network.parameters()]
         self.replay: DeviceReplay | None = None
         self._is_gpu = self.device.type == "cuda"
         # Kernels for many small tensors at a time; large ones they make slower
@@ -87,11 +91,19 @@ class CapturedSteps:
         """
         optimizer, weights = policy.optimizer, list(policy.q_net.parameters())
         first, *others = optimizer.param_groups
-        is_plain = type(optimizer) is th.optim.Adam and not others
-        is_plain &= not any(first.get(name) for name in ("weight_decay", "amsgrad", "maximize", "differentiable"))
-        is_plain &= list(map(id, first["params"])) == list(map(id, weights))
-        is_plain &= all(weight.requires_grad and weight.dtype == th.float32 for weight in weights)
-        return is_plain and Chain.suits(policy.q_net)
+        steps = {float(optimizer.state[weight]["step"]) for weight in weights if weight in optimizer.state}
+        return (
+            type(optimizer) is th.optim.Adam
+            and not others
+            and not any(first[name] for name in ("weight_decay", "amsgrad", "maximize", "differentiable"))
+            and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+            and list(map(id, first["params"])) == list(map(id, weights))
+            and all(weight.requires_grad and weight.dtype == th.float32 for weight in weights)
+            and len(steps) < 2
+            and Chain.suits(policy.q_net)
+            and Chain.suits(policy.q_net_target)
+            and repr(policy.q_net) == repr(policy.q_net_target)
+        )
 
     def make(self, buffer: RainbowReplayBuffer, n_steps: int, settings: Settings) -> None:
         """
@@ -105,22 +117,29 @@ class CapturedSteps:
             self.give_up_copy()
             self.replay = DeviceReplay(buffer, self.device)
         assert self.replay is not None
-        self.replay.follow()
+        with th.cuda.device(self.device) if self._is_gpu else nullcontext():
+            self.replay.follow()
+            if self._made_for is None or (settings, *self._state()) != self._made_for:
+                self._graph, self._n_warm, self._settings = None, 0, settings
+                self._adam = _adam_of(self.policy)
+                self._chain = Chain(self.policy.q_net, th.bfloat16 if settings.amp else th.float32)
+                self._made_for = settings, *self._state()
+            rate = self.policy.optimizer.param_groups[0]["lr"]
+            if rate != self._last_rate:
+                self._last_rate = rate
+                self._rate.fill_(rate)
+            for _ in range(n_steps):
+                self._make_one()
+            self._n_logged += n_steps
+            self._failure_seen.copy_(self._failure, non_blocking=True)
+
+    def _state(self) -> tuple[Any, ...]:
+        """Where all tensors of the networks and of Adam are, and its numbers: the graph was captured with these"""
         group = self.policy.optimizer.param_groups[0]
-        # Loading makes other tensors for the state of the optimizer
-        step = self.policy.optimizer.state.get(group["params"][0], {}).get("step")
-        made_for = settings, group["betas"], group["eps"], id(self.replay)
-        if made_for != self._made_for or step is not self._adam.steps[0]:
-            self._graph, self._n_warm, self._made_for = None, 0, made_for
-            self._settings, self._adam = settings, _adam_of(self.policy)
-            self._chain = Chain(self.policy.q_net, th.bfloat16 if settings.amp else th.float32)
-        if group["lr"] != self._last_rate:
-            self._last_rate = group["lr"]
-            self._rate.fill_(group["lr"])
-        for _ in range(n_steps):
-            self._make_one()
-        self._n_logged += n_steps
-        self._failure_seen.copy_(self._failure, non_blocking=True)
+        tensors = list(self._weights)
+        for weight in group["params"]:
+            tensors += self.policy.optimizer.state[weight].values()
+        return group["betas"], group["eps"], id(self.replay), *(tensor.data_ptr() for tensor in tensors)
 
     def has_copy_of(self, buffer: object) -> bool:
         """
@@ -128,6 +147,20 @@ class CapturedSteps:
         :return: whether it is drawn from already, and what was added since can be copied
         """
         return self.replay is not None and self.replay.buffer is buffer and self.replay.is_current
+
+    @property
+    def still_suits(self) -> bool:
+        """Whether what ``suits`` accepted has stayed as it was, so far as that is soon looked at."""
+        optimizer = self.policy.optimizer
+        options = [optimizer.param_groups[0].get(name) for name in ("weight_decay", "amsgrad", "maximize")]
+        return (
+            optimizer is self._optimizer
+            and self.policy.q_net is self._networks[0]
+            and self.policy.q_net_target is self._networks[1]
+            and not any(options)
+            and all(weight.requires_grad for weight in optimizer.param_groups[0]["params"])
+            and not any(has_hooks(module) for module in self._modules)
+        )
 
     def write_back(self) -> None:
         """Give the replay buffer the priorities that are kept on the device."""
@@ -154,9 +187,12 @@ class CapturedSteps:
         if not wait and not self._failure_seen.any():
             return {}
         judged = self._failure.tolist()
+        if not any(judged):
+            return {}
         self._failure.zero_()
         self._failure_seen.zero_()
-        return dict(zip(_JUDGED, judged, strict=True)) if any(judged) else {}
+        self.take_log()  # its sums are of fewer steps than were counted
+        return dict(zip(_JUDGED, judged, strict=True))
 
     def take_log(self) -> tuple[dict[str, th.Tensor], int]:
         """

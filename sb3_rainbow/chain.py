@@ -9,10 +9,17 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, normalized
+from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, has_hooks, normalized
 from sb3_rainbow.noisy import NoisyLinear, factorised_noise
 
 Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer: what sigma is multiplied by, of weights and of biases
+
+
+# Those that see one number at a time, so that it makes no difference that both streams are in one row
+_ACTIVATIONS = {
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus),
+    *(nn.Softsign, nn.Hardswish, nn.Hardtanh, nn.ReLU6, nn.Identity),
+}
 
 
 class _Layer(NamedTuple):
@@ -53,17 +60,25 @@ class Chain:
     def suits(network: RainbowNetwork) -> bool:
         """
         :param network: any
-        :return: whether it is made of what is known here
+        :return: whether it is made of what is known here, and of nothing else
         """
         extractor = network.features_extractor
-        is_image = isinstance(extractor, ConvExtractor) and type(extractor).forward is ConvExtractor.forward
-        is_box = isinstance(network.observation_space, spaces.Box)
-        if type(network) is not RainbowNetwork or not is_box or not (is_image or type(extractor) is FlattenExtractor):
+        if type(network) is not RainbowNetwork or not isinstance(network.observation_space, spaces.Box):
             return False
-        known = (nn.Conv2d, nn.GroupNorm, nn.Linear, NoisyLinear)
-        leaves = [module for module in network.modules() if not list(module.children())]
-        has_hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in network.modules())
-        return not has_hooks and all(type(m) in known or not list(m.parameters()) for m in leaves)
+        if isinstance(extractor, ConvExtractor):
+            is_known = type(extractor).forward is ConvExtractor.forward and all(map(_is_known_of_images, extractor.cnn))
+        else:
+            is_known = type(extractor) is FlattenExtractor
+        streams = [network.q_net] if network.dueling is None else [network.q_net, network.value]
+        are_alike = len({len(stream) for stream in streams}) == 1
+        n_weights = sum(len(module._parameters) for module in network.modules())  # shared ones are counted twice
+        return (
+            is_known
+            and are_alike
+            and all(_is_known_of_streams(modules) for modules in zip(*streams, strict=True))
+            and n_weights == len(list(network.parameters()))
+            and not any(_has_any_hooks(module) for module in network.modules())
+        )
 
     def prepared(self, obs: th.Tensor) -> th.Tensor:
         """
@@ -113,7 +128,8 @@ class Chain:
                 continue
             pairs = [_plain(layer, parameters, left_noise) for layer in layers]
             dtype = th.float32 if index == len(self.streams) - 1 and self.head.full_precision else self.dtype
-            weights += [each.to(dtype) for each in _side_by_side(pairs, has_own_inputs=index > 0)]
+            joined = _side_by_side(pairs, has_own_inputs=index > 0, is_last=index == len(self.streams) - 1)
+            weights += [each.to(dtype) for each in joined]
         return weights
 
     def outputs(self, weights: list[th.Tensor], obs: th.Tensor) -> th.Tensor:
@@ -147,6 +163,33 @@ class Chain:
         return value.unsqueeze(1) + outputs - centre
 
 
+def _is_known_of_images(module: nn.Module) -> bool:
+    if type(module) is nn.Conv2d:
+        sizes = [*module.kernel_size, *module.stride]
+        is_square = sizes[::2] == sizes[1::2]
+        is_plain = (module.padding, module.dilation, module.groups) == ((0, 0), (1, 1), 1)
+        return is_square and is_plain and module.bias is not None
+    if type(module) is nn.GroupNorm:
+        return module.affine
+    return type(module) in _ACTIVATIONS or type(module) is nn.Flatten
+
+
+def _is_known_of_streams(modules: tuple[nn.Module, ...]) -> bool:
+    """Whether these can be one layer: of each stream the one in the same place"""
+    if len({(type(module), getattr(module, "factorised", None)) for module in modules}) > 1:
+        return False
+    if type(modules[0]) is nn.Linear:
+        return all(module.bias is not None for module in modules)
+    is_activation = type(modules[0]) in _ACTIVATIONS and len({repr(module) for module in modules}) == 1
+    return is_activation or type(modules[0]) is NoisyLinear
+
+
+def _has_any_hooks(module: nn.Module) -> bool:
+    return has_hooks(module) or any(
+        weight._backward_hooks or weight._post_accumulate_grad_hooks for weight in module.parameters(recurse=False)
+    )
+
+
 def _plain(layer: _Layer, parameters: Mapping[str, th.Tensor], noise: Any) -> tuple[th.Tensor, th.Tensor]:
     """Weights and biases of a linear layer, with its noise"""
     module, name, _ = layer
@@ -159,20 +202,22 @@ def _plain(layer: _Layer, parameters: Mapping[str, th.Tensor], noise: Any) -> tu
     return mus[0] + sigmas[0] * of_weight, mus[1] + sigmas[1] * of_bias
 
 
-def _side_by_side(pairs: list[tuple[th.Tensor, th.Tensor]], has_own_inputs: bool) -> tuple[th.Tensor, th.Tensor]:
+def _side_by_side(
+    pairs: list[tuple[th.Tensor, th.Tensor]], has_own_inputs: bool, is_last: bool
+) -> tuple[th.Tensor, th.Tensor]:
     """
     One layer that is all of the given ones.
 
     :param pairs: weights and biases of each
     :param has_own_inputs: of each layer, one after the other; otherwise they share them
+    :param is_last: there may be outputs that nobody reads
     """
     weights, biases = [list(each) for each in zip(*pairs, strict=True)]
     if has_own_inputs and len(weights) == 2:
         left, right = weights
         weights = [F.pad(left, (0, right.shape[1])), F.pad(right, (left.shape[1], 0))]
-    # Rows of zeros: products of a multiple of 8 columns are faster
     n_spare = -sum(map(len, biases)) % 8
-    if n_spare:
+    if n_spare and is_last:  # rows of zeros, because products of a multiple of 8 columns are faster
         weights[-1], biases[-1] = F.pad(weights[-1], (0, 0, 0, n_spare)), F.pad(biases[-1], (0, n_spare))
     return (th.cat(weights), th.cat(biases)) if len(weights) > 1 else (weights[0], biases[0])
 

@@ -13,6 +13,8 @@ from sb3_rainbow.storage import AutoStorage
 _BLOCK = 1024  # priorities of which there is one sum
 _COPIED_ROWS = 2**14  # that are on their way to the device at a time
 _SPARE_BYTES = 2**30  # of the device's memory, left to networks and gradients
+# What can be indexed on every device
+_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _SPARE_FRAMES = 0.05  # more of them than expected, because episodes may become shorter
 
 
@@ -41,7 +43,7 @@ class DeviceReplay:
     def __init__(self, buffer: RainbowReplayBuffer, device: th.device) -> None:
         self.buffer, self.device = buffer, device
         self.n_slots, self.n_envs = buffer.buffer_size, buffer.n_envs
-        self.n_steps, self.gamma = buffer.n_steps, buffer.gamma
+        self.n_steps = buffer.n_steps
         n_rows = self.n_slots * self.n_envs
         self.frames = make_frames(buffer, device)
         self.actions = self._zeros((n_rows, buffer.action_dim), _torch_type(buffer.actions.dtype))
@@ -49,9 +51,11 @@ class DeviceReplay:
         self.ends, self.terminals = self._zeros((n_rows,), th.bool), self._zeros((n_rows,), th.bool)
         # Tensors, because a captured graph reads them again each time
         self.n_stored, self.newest = self._zeros((), th.int64), self._zeros((), th.int64)  # rows; a slot
-        self.beta, self.max_priority = self._zeros((), th.float64), self._zeros((), th.float64)
-        self._n_added, self._last_beta = buffer.n_added, 0.0
+        self.gamma, self.beta, self.max_priority = (self._zeros((), th.float64) for _ in range(3))
+        self._last_gamma = self._last_beta = 0.0
+        self._n_added, self._n_updates = buffer.n_added, getattr(buffer.sampler, "n_updates", 0)
         self._copy(np.arange(buffer.pos - buffer.size(), buffer.pos) % self.n_slots)
+        self._follow_numbers()
 
         self.is_prioritized, self.alpha = isinstance(buffer.sampler, PrioritizedSampler), 0.0
         n_blocks = -(-n_rows // _BLOCK) if self.is_prioritized else 0
@@ -70,14 +74,24 @@ class DeviceReplay:
         """
         if type(buffer) is not RainbowReplayBuffer or buffer.size() == 0 or buffer.storage.full_bytes is None:
             return False
+        if str(buffer.observation_space.dtype) not in _DTYPES:
+            return False
         n_bytes = int((1 + _SPARE_FRAMES) * buffer.storage.full_bytes) + buffer.sampler.full_bytes + _SPARE_BYTES
-        return device.type != "cuda" or n_bytes < th.cuda.mem_get_info(device)[0]
+        if device.type != "cuda":
+            return True
+        kept = th.cuda.memory_reserved(device) - th.cuda.memory_allocated(device)  # by torch, of what is free
+        return n_bytes < th.cuda.mem_get_info(device)[0] + kept
 
     @property
     def is_current(self) -> bool:
         """Whether ``follow`` can copy what came since; otherwise another copy has to be made."""
-        is_alike = (self.n_steps, self.gamma) == (self.buffer.n_steps, self.buffer.gamma)
+        is_alike = self.n_steps == self.buffer.n_steps and not self._was_updated
         return self._goes_on and is_alike and self.frames.can_follow(self.buffer)
+
+    @property
+    def _was_updated(self) -> bool:
+        """Whether the buffer was given priorities that are not known here"""
+        return getattr(self.buffer.sampler, "n_updates", 0) != self._n_updates
 
     @property
     def _goes_on(self) -> bool:
@@ -91,10 +105,8 @@ class DeviceReplay:
         return self.buffer.n_added - self._n_added
 
     def follow(self) -> None:
-        """Copy what was added since; it enters at the highest priority so far. Beta is that of the buffer now."""
-        if self.buffer.beta != self._last_beta:
-            self._last_beta = self.buffer.beta
-            self.beta.fill_(self._last_beta)
+        """Copy what was added since, which enters at the highest priority so far, and the buffer's beta and gamma."""
+        self._follow_numbers()
         n_new, self._n_added = self._n_new, self.buffer.n_added
         if not n_new:
             return
@@ -104,19 +116,33 @@ class DeviceReplay:
         # Once more what was the newest one: since then it may have been truncated
         self._copy(np.append((slots[0] - 1) % self.n_slots, slots) if self.buffer.size() > n_new else slots)
 
+    def _follow_numbers(self) -> None:
+        if self.buffer.beta != self._last_beta:
+            self._last_beta = self.buffer.beta
+            self.beta.fill_(self._last_beta)
+        if self.buffer.gamma != self._last_gamma:
+            self._last_gamma = self.buffer.gamma
+            self.gamma.fill_(self._last_gamma)
+
     def write_back(self) -> None:
-        """Give the buffer's sampler the priorities, unless it has been emptied meanwhile."""
+        """Give the buffer's sampler the priorities, unless others were set there meanwhile."""
         buffer, sampler = self.buffer, self.buffer.sampler
-        if isinstance(sampler, PrioritizedSampler) and self._goes_on:
+        if not isinstance(sampler, PrioritizedSampler) or self._was_updated:
+            return
+        self.write_back_highest()
+        new = np.arange(buffer.size())  # slots: all of them, where the buffer was emptied or has gone round
+        if self._goes_on:
+            new = np.arange(buffer.pos - self._n_new, buffer.pos) % self.n_slots
             kept = self._rows(np.arange(buffer.pos - buffer.size(), buffer.pos - self._n_new) % self.n_slots)
             sampler.tree.update(kept, self.leaves.view(-1)[self._tensor(kept)].cpu().numpy())
-            self.write_back_highest()
-            sampler.add(self._rows(np.arange(buffer.pos - self._n_new, buffer.pos) % self.n_slots))
+        if len(new):
+            sampler.add(self._rows(new))
 
     def write_back_highest(self) -> None:
         """Give the buffer's sampler the highest priority seen."""
-        if isinstance(self.buffer.sampler, PrioritizedSampler):
-            self.buffer.sampler.max_priority = float(self.max_priority)
+        sampler = self.buffer.sampler
+        if isinstance(sampler, PrioritizedSampler):
+            sampler.max_priority = max(sampler.max_priority, float(self.max_priority))
 
     def draw(self, batch_size: int) -> tuple[th.Tensor, ...]:
         """
@@ -153,13 +179,13 @@ class DeviceReplay:
         :param rows: (batch,) where the windows start
         :return: the last row of each, its return, and its discount gamma**k; (batch,) each
         """
-        last, returns, discounts = rows, self.rewards[rows], th.full_like(rows, self.gamma, dtype=th.float32)
+        last, returns, discounts = rows, self.rewards[rows], self.gamma.float().expand(len(rows))
         for step in range(1, self.n_steps):
             is_open = ~self.ends[last] & (last // self.n_envs != self.newest)
             # What was open once and is not any more stays at its last row, which ends it again
             last = th.where(is_open, (last + self.n_envs) % len(self.rewards), last)
-            returns = th.where(is_open, returns + self.gamma**step * self.rewards[last], returns)
-            discounts = th.where(is_open, self.gamma ** (step + 1), discounts)
+            returns = th.where(is_open, returns + (self.gamma**step).float() * self.rewards[last], returns)
+            discounts = th.where(is_open, (self.gamma ** (step + 1)).float(), discounts)
         return last, returns, discounts
 
     def set_priorities(self, rows: th.Tensor, priorities: th.Tensor, allowed: th.Tensor) -> None:

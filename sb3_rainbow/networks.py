@@ -84,7 +84,7 @@ class ConvExtractor(BaseFeaturesExtractor):
         """
         first: Any = self.cnn[0]
         is_ours = type(self).forward is ConvExtractor.forward and type(first) is nn.Conv2d
-        if not is_ours or any(_has_hooks(module) for module in (self, self.cnn, first)):
+        if not is_ours or any(has_hooks(module) for module in (self, self.cnn, first)):
             return self(observations * scale)
         if self.input_norm:
             return self.cnn(normalized(observations, scale))
@@ -102,7 +102,11 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     return rows.movedim(-1, 1)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """
+    :param module: any
+    :return: whether somebody is to be told of its passes
+    """
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

@@ -351,8 +351,9 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         captured = self._captured_steps()
         if captured is not None:
             assert isinstance(self.replay_buffer, RainbowReplayBuffer)
-            settings = batch_size, self.double_q, self.amp, self.max_grad_norm, self.prioritized_replay_eps
-            captured.make(self.replay_buffer, gradient_steps, Settings(*settings))
+            numbers = float(self.max_grad_norm), float(self.prioritized_replay_eps)
+            settings = Settings(whole_number("batch_size", batch_size, 1), self.double_q, self.amp, *numbers)
+            captured.make(self.replay_buffer, gradient_steps, settings)
             self._require_finite(**captured.failure(wait=False))
         else:
             for _ in range(gradient_steps):
@@ -367,17 +368,19 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         """What makes gradient steps on a GPU without the host, with ``compile``; None where something does not suit."""
         is_ours = type(self)._gradient_step is RainbowDQN._gradient_step and type(self)._loss is RainbowDQN._loss
         is_meant = self.compile and self.device.type in CapturedSteps.DEVICES
-        if not is_meant or not is_ours or self._vec_normalize_env is not None:
+        can_be = is_meant and is_ours and self._vec_normalize_env is None
+        captured = self._captured
+        if captured is not None:
+            if can_be and captured.has_copy_of(self.replay_buffer) and captured.still_suits:
+                return captured
+            captured.give_up_copy()  # there must be room for the next one
+        if not can_be or not CapturedSteps.suits(self.policy):
             return None
-        if self._captured is not None:
-            if self._captured.has_copy_of(self.replay_buffer):
-                return self._captured
-            self._captured.give_up_copy()  # there must be room for the next one
-        if not CapturedSteps.suits(self.policy) or not DeviceReplay.fits(self.replay_buffer, self.device):
+        if not DeviceReplay.fits(self.replay_buffer, self.device):
             return None
-        if self._captured is None:
-            self._captured = CapturedSteps(self.policy, compiled)
-        return self._captured
+        if captured is None or not captured.still_suits:
+            self._captured = captured = CapturedSteps(self.policy, compiled)
+        return captured
 
     def _gradient_step(self, batch: Any) -> dict[str, th.Tensor]:
         """
@@ -567,16 +570,16 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
             if self._captured is not None:
                 self._require_finite(**self._captured.failure(wait=True))
         finally:
-            if self._captured is not None:
-                self._captured.write_back()
+            self._write_back()
         return self
 
-    def save_replay_buffer(self, path: Path) -> None:
+    def _write_back(self) -> None:
         if self._captured is not None:
             self._captured.write_back()
-        super().save_replay_buffer(path)
 
-    save_replay_buffer.__doc__ = SavingDQN.save_replay_buffer.__doc__
+    def __getstate__(self) -> dict[str, Any]:  # for copies
+        self._write_back()
+        return self.__dict__
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         is_whole = False

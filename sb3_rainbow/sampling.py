@@ -83,6 +83,8 @@ class PrioritizedSampler:
         self.tree = SumTree(capacity)
         self.max_priority = 1.0
 
+    n_updates = 0  # so often priorities were set; one that was pickled without begins to count
+
     def add(self, ids: np.ndarray) -> None:
         self.tree.update(ids, self.max_priority**self.alpha)
 
@@ -98,6 +100,7 @@ class PrioritizedSampler:
                 raise ValueError(f"priorities must be finite and above 0, got {priorities}")
             self.tree.update(ids, priorities**self.alpha)
             self.max_priority = max(self.max_priority, highest)
+            self.n_updates += 1
 
     def clear(self) -> None:
         self.tree = SumTree(self.tree.capacity)

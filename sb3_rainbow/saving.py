@@ -43,6 +43,7 @@ class SavingDQN(DQN):
         """
         if play_only:
             exclude = [*(exclude or []), "_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer"]
+        self._write_back()  # the replay buffer may be among what is to be included
         self._play_only = play_only
         try:
             with written_beside(path, "zip") as file:
@@ -111,6 +112,7 @@ class SavingDQN(DQN):
 
         :param path: file to write; ".pkl" is appended where it has no suffix
         """
+        self._write_back()
         with written_beside(path, "pkl") as file:
             super().save_replay_buffer(file)
 
@@ -156,6 +158,9 @@ class SavingDQN(DQN):
         self.replay_buffer = loaded
         if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
             loaded.truncate_last_trajectory()
+
+    def _write_back(self) -> None:
+        """Give the replay buffer what is kept elsewhere, before somebody reads it."""
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_play_only"]

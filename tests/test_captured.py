@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from envs import Corridor
 from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rainbow import RainbowDQN, rainbow
 from sb3_rainbow.captured import CapturedSteps, Settings
@@ -159,14 +160,18 @@ def test_what_changes_between_steps_counts(on_the_cpu):
     assert captured.replay is first
     model.gamma = 0.5
     model.train(1, 16)
+    assert captured.replay is first
+    assert float(first.gamma) == 0.5
+    model.n_steps = 2
+    model.train(1, 16)
     assert captured.replay is not first
-    assert captured.replay.gamma == 0.5
+    assert captured.replay.n_steps == 2
     model.lr_schedule = lambda _: 0.01
     saved = copy.deepcopy(model.get_parameters())
     model.train(3, 32)
     model.set_parameters(saved)
     model.train(1, 32)
-    assert {int(state["step"]) for state in model.policy.optimizer.state.values()} == {5}
+    assert {int(state["step"]) for state in model.policy.optimizer.state.values()} == {6}
 
 
 def test_nothing_changes_after_a_loss_that_is_not_finite(on_the_cpu):
@@ -209,22 +214,78 @@ def test_where_gradient_steps_are_ordinary_ones(kwargs, on_the_cpu):
     assert model._n_updates == 1
 
 
-def test_weights_that_are_not_to_be_changed_are_not(on_the_cpu):
+def freeze(model):
+    model.q_net.value[0].weight_mu.requires_grad_(False)
+
+
+def decay(model):
+    model.policy.optimizer.param_groups[0]["weight_decay"] = 0.1
+
+
+def watch(model):
+    model.q_net.q_net[0].register_forward_hook(lambda *_: None)
+
+
+def replace_optimizer(model):
+    model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=0.01)
+
+
+def normalize(model):
+    model.set_env(VecNormalize(model.get_env()))
+
+
+def do_not_compile(model):
+    model.compile = False
+
+
+@pytest.mark.parametrize("change", [freeze, decay, watch, replace_optimizer, normalize, do_not_compile])
+@pytest.mark.parametrize("n_before", [0, 3])
+def test_what_stops_to_suit(change, n_before, on_the_cpu, monkeypatch):
     model = make(compile=True, n_rows=60)
-    frozen = model.q_net.value[0].weight_mu.requires_grad_(False)
-    before = frozen.clone()
+    if n_before:
+        model.train(n_before, 32)
+        assert model._captured is not None
+    change(model)
+    ordinary = []
+    monkeypatch.setattr(CapturedSteps, "make", lambda *_: pytest.fail("it does not suit"))
+    monkeypatch.setattr(model.replay_buffer, "update_priorities", lambda *args: ordinary.append(args))
     model.train(2, 32)
-    assert model._captured is None
-    assert (frozen == before).all()
-    frozen.requires_grad_(True)
-    model.train(2, 32)
-    assert (frozen != before).any()
-    frozen.requires_grad_(False)
-    before = frozen.clone()
-    with pytest.warns(UserWarning, match="before learning starts"):
-        model.learn(5, reset_num_timesteps=False)
-    model.train(2, 32)
-    assert (frozen == before).all()
+    assert len(ordinary) == 2
+
+
+def test_frozen_weights_are_not_changed_until_they_may_be(on_the_cpu):
+    model = make(compile=True, n_rows=60)
+    weight = model.q_net.value[0].weight_mu
+    for may_change in (True, False, True):
+        weight.requires_grad_(may_change)
+        before = weight.clone()
+        model.train(2, 32)
+        assert bool((weight != before).any()) == may_change
+    # Adam corrects the bias of each weight's averages by its own number of steps
+    assert int(model.policy.optimizer.state[weight]["step"]) == 4
+    assert int(model.policy.optimizer.state[model.q_net.value[0].bias_mu]["step"]) == 6
+
+
+def test_weights_that_have_moved_in_memory(on_the_cpu):
+    """SB3's load_from_vector gives each parameter other memory, which a graph would not know."""
+    model = make(compile=True, n_rows=60)
+    model.train(1, 32)
+    before = model._captured._made_for
+    model.train(1, 32)
+    assert model._captured._made_for == before
+    model.policy.load_from_vector(model.policy.parameters_to_vector())
+    model.train(1, 32)
+    assert model._captured._made_for != before
+
+
+def test_copies_have_the_priorities(on_the_cpu):
+    model = make(compile=True, n_rows=60)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    model.train(8, 32)
+    copied = copy.deepcopy(model)
+    leaves = model._captured.replay.leaves.view(-1)[:60]
+    np.testing.assert_array_equal(copied.replay_buffer.sampler.tree[np.arange(60)], leaves)
+    assert len(leaves.unique()) > 30
 
 
 def test_compiled(on_the_cpu):

@@ -1,9 +1,12 @@
 """The arithmetic of a network apart from its weights, against the network."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_rainbow.chain import Chain
@@ -39,6 +42,8 @@ CASES = [
     (VECTORS, {}),
     (VECTORS, {"dueling": False, "distributional": False, "noisy": False, "activation_fn": nn.Tanh}),
     (VECTORS, {"net_arch": [], "noise": "independent"}),
+    (VECTORS, {"net_arch": [10, 3, 7], "n_atoms": 11}),
+    (VECTORS, {"net_arch": [50], "dueling": False, "activation_fn": nn.ELU}),
 ]
 
 
@@ -101,26 +106,53 @@ class OwnForward(NatureConv):
         return super().forward(observations) * 2
 
 
-def test_what_does_not_suit():
-    assert not Chain.suits(network_of(IMAGES, features_extractor_class=OwnForward))
-    assert not Chain.suits(network_of(spaces.Box(-1, 1, (2, 40, 40)), features_extractor_class=nn_extractor()))
-    network = network_of(VECTORS, activation_fn=nn.PReLU)
-    assert not Chain.suits(network)
+class Padded(ConvExtractor):
+    layers = ((8, 5, 5), (8, 5, 5))
+    default_net_arch = (24,)
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.cnn[2] = nn.Conv2d(8, 8, 5, 5, padding=1)
+
+
+class Pooled(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 3 * 44)
+
+    def forward(self, observations):
+        return observations.mean(dim=3).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("space", "kwargs"),
+    [
+        (IMAGES, {"features_extractor_class": OwnForward}),
+        (IMAGES, {"features_extractor_class": Padded}),
+        (IMAGES, {"features_extractor_class": Pooled}),
+        (VECTORS, {"activation_fn": nn.PReLU}),
+        (VECTORS, {"activation_fn": partial(nn.Softmax, dim=1)}),  # of both streams together it would be another
+        (VECTORS, {"activation_fn": nn.RReLU}),  # depends on the mode, which target networks have of their own
+        (spaces.Discrete(5), {}),
+    ],
+)
+def test_what_does_not_suit(space, kwargs):
+    kind = CnnPolicy if space is IMAGES else MlpPolicy
+    assert not Chain.suits(kind(space, spaces.Discrete(5), lambda _: 1e-3, **kwargs).q_net)
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        lambda network: network.q_net[0].register_forward_hook(lambda *_: None),
+        lambda network: network.value.register_full_backward_pre_hook(lambda *_: None),
+        lambda network: network.q_net[0].weight_mu.register_hook(lambda gradient: gradient.clamp(-1, 1)),
+        lambda network: setattr(network.value[0], "weight_mu", network.q_net[0].weight_mu),
+        lambda network: network.value.__setitem__(1, nn.Tanh()),
+        lambda network: network.value.append(nn.Tanh()),
+    ],
+)
+def test_what_does_not_suit_any_more(watch):
     network = network_of(VECTORS)
     assert Chain.suits(network)
-    network.q_net[0].register_forward_hook(lambda *_: None)
+    watch(network)
     assert not Chain.suits(network)
-
-
-def nn_extractor():
-    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-
-    class Extractor(BaseFeaturesExtractor):
-        def __init__(self, observation_space):
-            super().__init__(observation_space, 4)
-            self.layer = nn.Linear(80 * 40, 4)
-
-        def forward(self, observations):
-            return self.layer(observations.flatten(1))
-
-    return Extractor

@@ -143,6 +143,8 @@ def test_which_buffers_fit():
     undecided = make(random_transitions(np.random.default_rng(0), 1, 2, IMAGES), space=IMAGES)
     assert not DeviceReplay.fits(undecided, CPU)  # stacks, or not?
     space = spaces.Dict({"vector": VECTORS})
+    odd = spaces.Box(0, 60_000, (3,), np.uint16)  # torch cannot index these
+    assert not DeviceReplay.fits(make(random_transitions(np.random.default_rng(0), 5, 2, odd), space=odd), CPU)
     mixed = RainbowDictReplayBuffer(40, space, spaces.Discrete(2), CPU, n_envs=2)
     mixed.add(*random_transitions(np.random.default_rng(0), 1, 2, space)[0])
     assert not DeviceReplay.fits(mixed, CPU)
@@ -212,3 +214,33 @@ def test_priorities_there_and_back():
     leaves = replay.leaves.view(-1)
     np.testing.assert_allclose(leaves[:40], other.sampler.tree[np.arange(40)])
     assert not leaves[40:].any()
+
+
+@pytest.mark.parametrize("n_rows", [5, 25])
+def test_the_highest_priority_outlives_what_it_was_of(n_rows):
+    """Also where the buffer was emptied, or has gone round, since it was copied."""
+    rows = random_transitions(np.random.default_rng(0), 40, 2, VECTORS)
+    buffer = make(rows, 15, prioritized_replay_alpha=1.0)
+    replay = DeviceReplay(buffer, CPU)
+    replay.set_priorities(th.tensor([3]), th.tensor([9.0]), th.tensor(True))
+    if n_rows == 5:
+        buffer.reset()
+    for row in rows[15 : 15 + n_rows]:
+        buffer.add(*row)
+    assert not replay.is_current
+    replay.write_back()
+    assert buffer.sampler.max_priority == 9
+    assert (buffer.sampler.tree[np.arange(buffer.size() * 2)] == 9).all()
+    assert buffer.sampler.tree.total == 9 * buffer.size() * 2
+
+
+def test_priorities_that_were_set_in_the_buffer_stay():
+    buffer = make(random_transitions(np.random.default_rng(0), 15, 2, VECTORS), prioritized_replay_alpha=1.0)
+    replay = DeviceReplay(buffer, CPU)
+    replay.set_priorities(th.tensor([3]), th.tensor([9.0]), th.tensor(True))
+    replay.write_back()
+    buffer.update_priorities(np.array([3, 4]), np.array([7.0, 8.0]))
+    assert not replay.is_current
+    replay.write_back()
+    assert buffer.sampler.tree[[3, 4]].tolist() == [7, 8]
+    assert DeviceReplay(buffer, CPU).leaves.view(-1)[3:5].tolist() == [7, 8]
