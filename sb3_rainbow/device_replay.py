@@ -45,7 +45,7 @@ class DeviceReplay:
         self.n_slots, self.n_envs = buffer.buffer_size, buffer.n_envs
         self.n_steps = buffer.n_steps
         n_rows = self.n_slots * self.n_envs
-        self.frames = make_frames(buffer, device)
+        self.frames = _frames_of(buffer, device)
         self.actions = self._zeros((n_rows, buffer.action_dim), _torch_type(buffer.actions.dtype))
         self.rewards = self._zeros((n_rows,), th.float32)
         self.ends, self.terminals = self._zeros((n_rows,), th.bool), self._zeros((n_rows,), th.bool)
@@ -306,7 +306,7 @@ class _StackedFrames:
         return self.storage.stacked(self.frames[self.places[which, rows]])
 
 
-def make_frames(buffer: RainbowReplayBuffer, device: th.device) -> _WholeObservations | _StackedFrames:
+def _frames_of(buffer: RainbowReplayBuffer, device: th.device) -> _WholeObservations | _StackedFrames:
     kind = _StackedFrames if isinstance(_storage(buffer), FrameStorage) else _WholeObservations
     return kind(buffer, device)
 
