@@ -91,7 +91,6 @@ class CapturedSteps:
         """
         optimizer, weights = policy.optimizer, list(policy.q_net.parameters())
         first, *others = optimizer.param_groups
-        steps = {float(optimizer.state[weight]["step"]) for weight in weights if weight in optimizer.state}
         return (
             type(optimizer) is th.optim.Adam
             and not others
@@ -99,10 +98,11 @@ class CapturedSteps:
             and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
             and list(map(id, first["params"])) == list(map(id, weights))
             and all(weight.requires_grad and weight.dtype == th.float32 for weight in weights)
-            and len(steps) < 2
             and Chain.suits(policy.q_net)
             and Chain.suits(policy.q_net_target)
             and repr(policy.q_net) == repr(policy.q_net_target)
+            # Last, because a GPU has to be waited for to tell
+            and len({float(optimizer.state[weight]["step"]) for weight in weights if weight in optimizer.state}) < 2
         )
 
     def make(self, buffer: RainbowReplayBuffer, n_steps: int, settings: Settings) -> None:

@@ -374,9 +374,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
             if can_be and captured.has_copy_of(self.replay_buffer) and captured.still_suits:
                 return captured
             captured.give_up_copy()  # there must be room for the next one
-        if not can_be or not CapturedSteps.suits(self.policy):
-            return None
-        if not DeviceReplay.fits(self.replay_buffer, self.device):
+        if not can_be or not DeviceReplay.fits(self.replay_buffer, self.device) or not CapturedSteps.suits(self.policy):
             return None
         if captured is None or not captured.still_suits:
             self._captured = captured = CapturedSteps(self.policy, compiled)
