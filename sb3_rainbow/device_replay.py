@@ -303,7 +303,8 @@ class _StackedFrames:
         target[th.from_numpy(at).to(target.device)] = th.from_numpy(values).to(target.device)
 
     def observations(self, rows: th.Tensor, which: int) -> th.Tensor:
-        return self.storage.stacked(self.frames[self.places[which, rows]])
+        # In 64 bits: compiled code multiplies by the size of a frame before it widens
+        return self.storage.stacked(self.frames[self.places[which, rows].long()])
 
 
 def _frames_of(buffer: RainbowReplayBuffer, device: th.device) -> _WholeObservations | _StackedFrames:

@@ -244,3 +244,16 @@ def test_priorities_that_were_set_in_the_buffer_stay():
     replay.write_back()
     assert buffer.sampler.tree[[3, 4]].tolist() == [7, 8]
     assert DeviceReplay(buffer, CPU).leaves.view(-1)[3:5].tolist() == [7, 8]
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_compiled_frames_beyond_two_gigabytes():
+    """That many frames can be counted in 32 bits, but not their bytes; the frame of zeros is the last."""
+    rows = stacked_transitions(np.random.default_rng(0), 20, 1, 0)
+    large = [(*(np.kron(stack, np.ones((7, 7), np.uint8)) for stack in row[:2]), *row[2:]) for row in rows]
+    buffer = make(large, None, 400_000, 1, spaces.Box(0, 255, (4, 84, 84), np.uint8), frame_stack=4)
+    frames = DeviceReplay(buffer, th.device("cuda")).frames
+    expected = buffer._get_samples(np.arange(20))
+    drawn = th.compile(lambda at: frames.observations(at, 0), fullgraph=True)(th.arange(20, device="cuda"))
+    assert frames.frames.nbytes > 2**31
+    th.testing.assert_close(drawn.cpu(), expected.observations, rtol=0, atol=0)
