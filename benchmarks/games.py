@@ -3,6 +3,7 @@ RainbowDQN beside SB3's DQN on other Atari games, both with the same small netwo
 
     OMP_NUM_THREADS=1 python benchmarks/games.py Breakout Boxing --jobs 2
     python benchmarks/games.py Breakout Boxing --table
+    python benchmarks/games.py Boxing --learners rainbow --device cuda
 
 Settings are those of the ``atari`` entries, ours and the zoo's for DQN, scaled to fewer env steps (``SCALED`` below).
 Each run writes its training games to ``benchmarks/results/games/GAME_LEARNER_SEED.csv`` at its end, with Monitor's
@@ -10,6 +11,7 @@ returns: of whole games, unclipped. The table has the mean of the last 100 games
 """
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +19,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import rl_zoo3
 import torch as th
 import yaml
 from machine import run_side_by_side
@@ -31,12 +32,13 @@ from sb3_rainbow.networks import DataEfficientConv
 
 RESULTS = Path(__file__).parent / "results" / "games"
 FRAMES_PER_STEP, N_ENVS = 4, 8
+ZOO = Path(importlib.util.find_spec("rl_zoo3").origin).parent  # type: ignore[union-attr, arg-type]
 OF_ZOO = ("env_wrapper", "frame_stack", "n_timesteps", "policy")  # not arguments of the model
 NETWORK = {"features_extractor_class": DataEfficientConv, "features_extractor_kwargs": {"layer_norm": True}}
 # One gradient step for every four env steps, as in both entries
 STEPS = {"train_freq": 1, "gradient_steps": N_ENVS // 4, "learning_starts": 20_000}
 SCALED: dict[str, dict[str, Any]] = {
-    "rainbow": {"learning_rate": 2e-4, "target_update_interval": 2_000, "amp": has_bfloat16(), "compile": True},
+    "rainbow": {"learning_rate": 2e-4, "target_update_interval": 2_000, "compile": True},
     "dqn": {},
 }
 POLICY: dict[str, dict[str, Any]] = {
@@ -45,35 +47,38 @@ POLICY: dict[str, dict[str, Any]] = {
 }
 ENTRIES = {
     "rainbow": Path(__file__).parents[1] / "hyperparams" / "rainbow.yml",
-    "dqn": Path(rl_zoo3.__file__).parent / "hyperparams" / "dqn.yml",
+    "dqn": ZOO / "hyperparams" / "dqn.yml",
 }
 
 
-def make(learner: str, game: str, seed: int, folder: str) -> DQN:
+def make(learner: str, game: str, seed: int, device: str, folder: str) -> DQN:
     """
     :param learner: "rainbow" or "dqn"
     :param game: such as "Breakout"
     :param seed: of everything
+    :param device: "cpu" or "cuda"
     :param folder: of the Monitor file
     :return: the model
     """
     entry = yaml.safe_load(ENTRIES[learner].read_text())["atari"]
     arguments = {name: value for name, value in entry.items() if name not in OF_ZOO}
-    arguments |= STEPS | SCALED[learner] | {"policy_kwargs": NETWORK | POLICY[learner], "seed": seed, "device": "cpu"}
+    arguments |= STEPS | SCALED[learner] | {"policy_kwargs": NETWORK | POLICY[learner], "seed": seed, "device": device}
+    if learner == "rainbow":
+        arguments["amp"] = device != "cpu" or has_bfloat16()
     env = make_ale_vec_env(f"{game}NoFrameskip-v4", N_ENVS, seed, monitor_dir=folder)
     return {"rainbow": RainbowDQN, "dqn": DQN}[learner]("CnnPolicy", env, **arguments)
 
 
-def train(learner: str, game: str, seed: int, steps: int) -> None:
+def train(learner: str, game: str, seed: int, device: str, steps: int) -> None:
     """
     :param learner: "rainbow" or "dqn"
     :param game: such as "Breakout"
     :param seed: of everything
+    :param device: "cpu" or "cuda"
     :param steps: env steps
     """
-    th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        make(learner, game, seed, folder).learn(steps)
+        make(learner, game, seed, device, folder).learn(steps)
         curve = read_curve(Path(folder), FRAMES_PER_STEP)
     RESULTS.mkdir(parents=True, exist_ok=True)
     curve.to_csv(RESULTS / f"{game}_{learner}_{seed}.csv", index=False)
@@ -117,15 +122,19 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", default=["rainbow", "dqn"], choices=SCALED)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        train(args.learners[0], args.games[0], args.seeds[0], args.steps)
+        th.set_num_threads(args.threads)
+        train(args.learners[0], args.games[0], args.seeds[0], args.device, args.steps)
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
+        command += ["--threads", str(args.threads), "--device", args.device]
         runs_of_games = [
             [*command, game, "--learners", learner, "--seeds", str(seed)]
             for game in args.games

@@ -5,6 +5,7 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
     python benchmarks/pong.py --evaluate --variants rainbow --seeds 0
     python benchmarks/pong.py --table
     python benchmarks/pong.py --change gamma=0.98 target_update_interval=500 --variants dqn noisy --jobs 2
+    python benchmarks/pong.py --change target_update_interval=1000 --device cuda --jobs 4
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``benchmarks/results/pong/VARIANT_SEED.csv``. It may be stopped at any time: the same command goes on from
@@ -12,7 +13,8 @@ the last checkpoint, of which there is one every 50,000 env steps in ``--checkpo
 first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
 ``benchmarks/results/pong/variants.png`` is drawn. ``--evaluate`` plays 20 games with what each run knew after every
 10,000 env steps, up to the first mean of 18. The setting is the shipped entry's, which was tuned for Rainbow.
-``--change`` changes arguments of it for all, and has folders of its own for results and checkpoints.
+``--change`` changes arguments of it for all, and has folders of its own for results and checkpoints, as has another
+``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import yaml
 from machine import run_side_by_side
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.arguments import has_bfloat16
@@ -68,26 +71,30 @@ PUBLISHED = {
 }
 
 
-def setting(variant: str, steps: int, changes: dict[str, float]) -> dict[str, Any]:
+def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> dict[str, Any]:
     """
     :param variant: its switches
     :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
-    :param changes: arguments that are others than in the entry
-    :return: arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the processor has it.
-        Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that won
-        by 20 points 3.6 of them
+    :param changes: arguments that are others than in the entry; n_envs does not change how much is learned in each
+    :param device: "cpu" or "cuda"
+    :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
+        it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
+        won by 20 points 3.6 of them
     """
     entry = yaml.safe_load(ENTRIES.read_text())["PongNoFrameskip-v4"]
     scale = entry["n_timesteps"] / steps
     entry["exploration_fraction"] = min(entry["exploration_fraction"] * scale, 1.0)
     entry["prioritized_replay_beta_fraction"] = min(scale, 1.0)
-    for name in ("env_wrapper", "frame_stack", "n_envs", "n_timesteps", "policy"):
+    for name in ("env_wrapper", "frame_stack", "n_timesteps", "policy"):
         del entry[name]
+    entry["gradient_steps"] = entry["gradient_steps"] * changes.get("n_envs", entry["n_envs"]) // entry["n_envs"]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"])  # as RL Zoo does
     switches = OFF | SWITCHES[variant]
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
-    return entry | switches | {"amp": has_bfloat16(), "compile": True} | changes
+    is_gpu = device != "cpu"
+    speed = {"amp": is_gpu or has_bfloat16(), "compile": True, "overlap": is_gpu}
+    return entry | switches | speed | changes | {"device": device}
 
 
 class Games(BaseCallback):
@@ -151,18 +158,18 @@ def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpo
     """
     :param seed: of everything
     :param steps: env steps at most
-    :param arguments: of RainbowDQN
+    :param arguments: what ``setting`` returned
     :param table: file of the games
     :param checkpoint: folder
     """
     th.set_num_threads(1)
-    env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=seed)
+    env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=arguments.pop("n_envs"), seed=seed)
     if (checkpoint / "replay_buffer.pkl").exists():
-        model = RainbowDQN.load(checkpoint / "model", env, device="cpu")
+        model = RainbowDQN.load(checkpoint / "model", env, device=arguments["device"])
         model.load_replay_buffer(checkpoint / "replay_buffer")
         rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
     else:
-        model = RainbowDQN("CnnPolicy", env, seed=seed, device="cpu", **arguments)
+        model = RainbowDQN("CnnPolicy", env, seed=seed, **arguments)
         rows = []
     left = steps - model.num_timesteps
     if left > 0 and not (len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]):
@@ -241,6 +248,17 @@ def spread(values: list[float], n_runs: int) -> str:
     return text if len(values) == n_runs else f"{text}, {len(values)} of {n_runs}"
 
 
+def argument(change: str) -> tuple[str, Any]:
+    """
+    :param change: ``NAME=NUMBER``, or ``NAME=lin_NUMBER`` for one that falls to 0 over the env steps, as in RL Zoo
+    :return: name and value
+    """
+    name, value = change.split("=")
+    if value.startswith("lin_"):
+        return name, LinearSchedule(float(value.removeprefix("lin_")), 0, 1)
+    return name, ast.literal_eval(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=list(SWITCHES), choices=SWITCHES)
@@ -248,17 +266,19 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
-    parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="arguments of RainbowDQN")
+    parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="arguments, or n_envs")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    folder = "_".join(change.replace("=", "_") for change in args.change)
-    changes = {name: ast.literal_eval(number) for name, number in (change.split("=") for change in args.change)}
+    names = [change.replace("=", "_") for change in args.change]
+    folder = "_".join(names if args.device == "cpu" else [*names, args.device])
+    changes = dict(argument(change) for change in args.change)
     results, checkpoints = RESULTS / folder, args.checkpoints / folder
     if args.child:
         run = f"{args.variants[0]}_{args.seeds[0]}"
-        arguments = setting(args.variants[0], args.steps, changes)
+        arguments = setting(args.variants[0], args.steps, changes, args.device)
         train(args.seeds[0], args.steps, arguments, results / f"{run}.csv", checkpoints / run)
         return
     if args.evaluate:
@@ -269,7 +289,7 @@ def main() -> None:
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        command += ["--checkpoints", str(args.checkpoints)]
+        command += ["--checkpoints", str(args.checkpoints), "--device", args.device]
         command += ["--change", *args.change] if args.change else []
         runs = [
             [*command, "--variants", variant, "--seeds", str(seed)] for seed in args.seeds for variant in args.variants
