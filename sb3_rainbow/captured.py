@@ -109,7 +109,7 @@ class CapturedSteps:
         """
         Make gradient steps. What becomes of them is not known yet when this returns: see ``failure``.
 
-        :param buffer: one that ``DeviceReplay.fits`` accepts
+        :param buffer: one that ``DeviceReplay.suits`` accepts
         :param n_steps: how many
         :param settings: numbers
         """

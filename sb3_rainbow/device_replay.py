@@ -1,5 +1,6 @@
 """Second floor: a replay buffer's copy in the memory of a GPU, from which batches are drawn without the host."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ class DeviceReplay:
 
     The buffer goes on to hold everything: ``follow`` copies what came since, ``write_back`` hands it the priorities.
 
-    :param buffer: one that ``fits`` accepts
+    :param buffer: one that ``suits`` accepts
     :param device: where the copy is
     """
 
@@ -66,21 +67,35 @@ class DeviceReplay:
             self.leaves.view(-1)[:n_rows] = self._tensor(buffer.sampler.tree[np.arange(n_rows)])
 
     @staticmethod
-    def fits(buffer: object, device: th.device) -> bool:
+    def suits(buffer: object) -> bool:
         """
         :param buffer: any replay buffer
-        :param device: where its copy would be
-        :return: whether it can be copied: something is stored in it, in a way that is known, and there is room
+        :return: whether it can be copied: something is stored in it, in a way that is known
         """
         if type(buffer) is not RainbowReplayBuffer or buffer.size() == 0 or buffer.storage.full_bytes is None:
             return False
-        if str(buffer.observation_space.dtype) not in _DTYPES:
-            return False
-        n_bytes = int((1 + _SPARE_FRAMES) * buffer.storage.full_bytes) + buffer.sampler.full_bytes + _SPARE_BYTES
-        if device.type != "cuda":
+        return str(buffer.observation_space.dtype) in _DTYPES
+
+    @staticmethod
+    def fits(buffer: RainbowReplayBuffer, device: th.device) -> bool:
+        """
+        :param buffer: one that ``suits`` accepts
+        :param device: where its copy would be
+        :return: whether there is room for it there; if not, the user is told
+        """
+        assert buffer.storage.full_bytes is not None
+        needed = int((1 + _SPARE_FRAMES) * buffer.storage.full_bytes) + buffer.sampler.full_bytes
+        free = max(_free_bytes(device) - _SPARE_BYTES, 0)
+        if needed < free:
             return True
-        kept = th.cuda.memory_reserved(device) - th.cuda.memory_allocated(device)  # by torch, of what is free
-        return n_bytes < th.cuda.mem_get_info(device)[0] + kept
+        n_rows = buffer.buffer_size * buffer.n_envs
+        warnings.warn(
+            f"buffer_size={n_rows}: gradient steps are ordinary ones, which take longer. A copy of the full replay "
+            f"buffer, {needed / 1e9:.1f} GB, does not fit into the memory of {device}, of which {free / 1e9:.1f} GB "
+            f"are free. About {int(n_rows * free / needed)} transitions would fit",
+            stacklevel=5,
+        )
+        return False
 
     @property
     def is_current(self) -> bool:
@@ -314,6 +329,13 @@ def _frames_of(buffer: RainbowReplayBuffer, device: th.device) -> _WholeObservat
 
 def _storage(buffer: RainbowReplayBuffer) -> Any:
     return buffer.storage.chosen if isinstance(buffer.storage, AutoStorage) else buffer.storage
+
+
+def _free_bytes(device: th.device) -> float:
+    if device.type != "cuda":
+        return np.inf
+    kept = th.cuda.memory_reserved(device) - th.cuda.memory_allocated(device)  # by torch, of what is free
+    return th.cuda.mem_get_info(device)[0] + kept
 
 
 def _oldest_slot(buffer: RainbowReplayBuffer) -> int:

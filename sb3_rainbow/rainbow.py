@@ -374,7 +374,9 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
             if can_be and captured.has_copy_of(self.replay_buffer) and captured.still_suits:
                 return captured
             captured.give_up_copy()  # there must be room for the next one
-        if not can_be or not DeviceReplay.fits(self.replay_buffer, self.device) or not CapturedSteps.suits(self.policy):
+        buffer: Any = self.replay_buffer
+        can_be = can_be and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)
+        if not can_be or not DeviceReplay.fits(buffer, self.device):
             return None
         if captured is None or not captured.still_suits:
             self._captured = captured = CapturedSteps(self.policy, compiled)

@@ -11,7 +11,7 @@ from envs import Corridor
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rainbow import RainbowDQN, rainbow
+from sb3_rainbow import RainbowDQN, device_replay, rainbow
 from sb3_rainbow.captured import CapturedSteps, Settings
 from sb3_rainbow.compiled import compiled
 
@@ -212,6 +212,18 @@ def test_where_gradient_steps_are_ordinary_ones(kwargs, on_the_cpu):
     model.train(1, 32)
     assert model._captured is None
     assert model._n_updates == 1
+
+
+def test_a_buffer_that_does_not_fit_is_told(on_the_cpu, monkeypatch):
+    model = make(compile=True, n_rows=60)
+    replay_bytes = 1.05 * model.replay_buffer.storage.full_bytes + model.replay_buffer.sampler.full_bytes
+    monkeypatch.setattr(device_replay, "_free_bytes", lambda device: 2**30 + replay_bytes / 2)
+    with pytest.warns(UserWarning, match=r"buffer_size=100: .* does not fit into the memory of cpu, .* About 50 tran"):
+        model.train(1, 32)
+    assert model._captured is None
+    monkeypatch.setattr(device_replay, "_free_bytes", lambda device: 2**30 + replay_bytes + 1)
+    model.train(1, 32)
+    assert model._captured is not None
 
 
 def freeze(model):

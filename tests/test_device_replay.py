@@ -136,18 +136,18 @@ def test_what_cannot_be_followed():
     assert_equal_batches(DeviceReplay(buffer, CPU), buffer)
 
 
-def test_which_buffers_fit():
+def test_which_buffers_suit():
     buffer = make(random_transitions(np.random.default_rng(0), 5, 2, VECTORS), frame_stack=None)
-    assert DeviceReplay.fits(buffer, CPU)
-    assert not DeviceReplay.fits(make([]), CPU)  # nothing is stored
+    assert DeviceReplay.suits(buffer)
+    assert not DeviceReplay.suits(make([]))  # nothing is stored
     undecided = make(random_transitions(np.random.default_rng(0), 1, 2, IMAGES), space=IMAGES)
-    assert not DeviceReplay.fits(undecided, CPU)  # stacks, or not?
+    assert not DeviceReplay.suits(undecided)  # stacks, or not?
     space = spaces.Dict({"vector": VECTORS})
     odd = spaces.Box(0, 60_000, (3,), np.uint16)  # torch cannot index these
-    assert not DeviceReplay.fits(make(random_transitions(np.random.default_rng(0), 5, 2, odd), space=odd), CPU)
+    assert not DeviceReplay.suits(make(random_transitions(np.random.default_rng(0), 5, 2, odd), space=odd))
     mixed = RainbowDictReplayBuffer(40, space, spaces.Discrete(2), CPU, n_envs=2)
     mixed.add(*random_transitions(np.random.default_rng(0), 1, 2, space)[0])
-    assert not DeviceReplay.fits(mixed, CPU)
+    assert not DeviceReplay.suits(mixed)
 
 
 def test_rows_are_drawn_in_proportion_to_their_priorities():
