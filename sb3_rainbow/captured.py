@@ -66,9 +66,9 @@ class CapturedSteps:
         many = {"combo_kernels": True} if self._is_gpu else {}
         functions = _weigh, _draw, _outputs, _loss, _judge, _change, _prioritize
         self._weigh, self._draw, self._outputs, self._loss, self._judge, self._change_small, self._prioritize = (
-            compile(function, **many) for function in functions
+            compile(function, dynamic=False, **many) for function in functions
         )
-        self._change_large = compile(_change)
+        self._change_large = compile(_change, dynamic=False)
         # What is captured, and two asides of it
         streams: list[Any] = [th.cuda.Stream(self.device) if self._is_gpu else None for _ in range(3)]
         self._stream, *self._asides = streams
@@ -148,13 +148,16 @@ class CapturedSteps:
         """
         return self.replay is not None and self.replay.buffer is buffer and self.replay.is_current
 
-    @property
-    def still_suits(self) -> bool:
-        """Whether what ``suits`` accepted has stayed as it was, so far as that is soon looked at."""
+    def still_suits(self, policy: RainbowPolicy) -> bool:
+        """
+        :param policy: that of the model now
+        :return: whether what ``suits`` accepted has stayed as it was, so far as that is soon looked at
+        """
         optimizer = self.policy.optimizer
         options = [optimizer.param_groups[0].get(name) for name in ("weight_decay", "amsgrad", "maximize")]
         return (
-            optimizer is self._optimizer
+            policy is self.policy
+            and optimizer is self._optimizer
             and self.policy.q_net is self._networks[0]
             and self.policy.q_net_target is self._networks[1]
             and not any(options)

@@ -7,11 +7,12 @@ from typing import Any
 import torch as th
 
 
-def compiled(function: Any, **options: Any) -> Callable:
+def compiled(function: Any, dynamic: bool | None = None, **options: Any) -> Callable:
     """
     Compile a function of tensors and modules, when it is first called.
 
     :param function: not a bound method: whoever copies its owner would go on with the owner itself
+    :param dynamic: whether other sizes of tensors can be handled without compiling again. Default: from the second on
     :param options: of torch's Inductor
     :return: the same function but for rounding
     :raises ValueError: when it is called, where there is no working compiler
@@ -19,7 +20,7 @@ def compiled(function: Any, **options: Any) -> Callable:
     # Of code of its own: torch keeps no more than 8 versions of one, whichever models they are of
     code = function.__code__.replace()
     own = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
-    fast = th.compile(own, options=options)
+    fast = th.compile(own, dynamic=dynamic, options=options)
 
     def call(*args: Any) -> Any:
         try:

@@ -12,7 +12,7 @@ from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.storage import AutoStorage
 
 _BLOCK = 1024  # priorities of which there is one sum
-_COPIED_ROWS = 2**14  # that are on their way to the device at a time
+_COPIED_ROWS, _COPIED_BYTES = 2**14, 2**27  # at most these are on their way to the device at a time
 _SPARE_BYTES = 2**30  # of the device's memory, left to networks and gradients
 # What can be indexed on every device
 _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -122,7 +122,7 @@ class DeviceReplay:
     def follow(self) -> None:
         """Copy what was added since, which enters at the highest priority so far, and the buffer's beta and gamma."""
         self._follow_numbers()
-        n_new, self._n_added = self._n_new, self.buffer.n_added
+        n_new = self._n_new
         if not n_new:
             return
         slots = np.arange(self.buffer.pos - n_new, self.buffer.pos) % self.n_slots
@@ -130,6 +130,7 @@ class DeviceReplay:
             self.leaves.view(-1)[self._tensor(self._rows(slots))] = self.max_priority**self.alpha
         # Once more what was the newest one: since then it may have been truncated
         self._copy(np.append((slots[0] - 1) % self.n_slots, slots) if self.buffer.size() > n_new else slots)
+        self._n_added += n_new  # last: whoever is interrupted copies them again
 
     def _follow_numbers(self) -> None:
         if self.buffer.beta != self._last_beta:
@@ -178,8 +179,9 @@ class DeviceReplay:
             return rows, th.ones(batch_size, device=self.device)
         # As the sum tree: one from each of batch_size equal shares of the total. First the block, then the leaf in it
         sums = self.leaves.sum(dim=1).cumsum(dim=0)
-        shares = th.arange(batch_size, device=self.device) + th.rand(batch_size, device=self.device)
-        masses = (shares.double() * (sums[-1] / batch_size)).unsqueeze(1)  # (batch, 1)
+        # In 64 bits before they are added: in 32, the later shares of many rows would be too coarse to hit each row
+        shares = th.arange(batch_size, device=self.device) + th.rand(batch_size, device=self.device).double()
+        masses = (shares * (sums[-1] / batch_size)).unsqueeze(1)  # (batch, 1)
         blocks = (sums <= masses).sum(dim=1).clamp(max=len(sums) - 1)
         before = th.where(blocks > 0, sums[(blocks - 1).clamp(min=0)], 0.0)
         sums = self.leaves[blocks].cumsum(dim=1)  # (batch, 1024)
@@ -217,7 +219,8 @@ class DeviceReplay:
 
     def _copy(self, slots: np.ndarray) -> None:
         buffer = self.buffer
-        n_at_once = max(_COPIED_ROWS // self.n_envs, 1)
+        row_bytes = (buffer.storage.full_bytes or 0) // len(self.rewards)
+        n_at_once = max(min(_COPIED_ROWS, _COPIED_BYTES // max(row_bytes, 1)) // self.n_envs, 1)
         for start in range(0, len(slots), n_at_once):
             some = slots[start : start + n_at_once]
             rows = self._rows(some)

@@ -101,6 +101,8 @@ class AleVecEnv(VecEnv):
         attributes |= {"observation_space": observation_space, "action_space": self._ale.single_action_space}
         self._attributes: list[dict[str, Any]] = [dict(attributes) for _ in range(self._ale.num_envs)]
         super().__init__(self._ale.num_envs, observation_space, self._ale.single_action_space)
+        # If no others are set: emulators that are made in the same moment would draw the same sticky actions
+        self._seeds = np.random.SeedSequence().generate_state(self.num_envs).tolist()
         self._scores = np.zeros(self.num_envs)
         self._lives = self._starts = np.zeros(self.num_envs, dtype=np.int64)
         self._starting_frames: np.ndarray | None = None  # some games are begun by actions, of which only ALE counts

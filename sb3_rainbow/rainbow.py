@@ -328,6 +328,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
             keep_freed_memory()
         self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
         self._captured: CapturedSteps | None = None
+        self._has_room = True  # on the GPU, as long as nothing else is known
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -371,14 +372,16 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         can_be = is_meant and is_ours and self._vec_normalize_env is None
         captured = self._captured
         if captured is not None:
-            if can_be and captured.has_copy_of(self.replay_buffer) and captured.still_suits:
+            if can_be and captured.has_copy_of(self.replay_buffer) and captured.still_suits(self.policy):
                 return captured
             captured.give_up_copy()  # there must be room for the next one
         buffer: Any = self.replay_buffer
-        can_be = can_be and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)
-        if not can_be or not DeviceReplay.fits(buffer, self.device):
+        can_be = can_be and self._has_room and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)
+        if can_be:
+            self._has_room = can_be = DeviceReplay.fits(buffer, self.device)
+        if not can_be:
             return None
-        if captured is None or not captured.still_suits:
+        if captured is None or not captured.still_suits(self.policy):
             self._captured = captured = CapturedSteps(self.policy, compiled)
         return captured
 
@@ -561,6 +564,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
                 f"learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
+        self._has_room = True  # or so it may be by now
         if self._captured is not None and not CapturedSteps.suits(
             self.policy
         ):  # weights may have been frozen meanwhile
@@ -606,7 +610,14 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_loss_function", "_captured", "_training_log", "_support_watch"]
+        return [
+            *super()._excluded_save_params(),
+            "_loss_function",
+            "_captured",
+            "_has_room",
+            "_training_log",
+            "_support_watch",
+        ]
 
 
 def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:

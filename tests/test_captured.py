@@ -1,6 +1,7 @@
 """Gradient steps of a GPU. All but the last tests make them on the CPU, where they are the same but for the graph."""
 
 import copy
+import warnings
 from collections import defaultdict
 
 import gymnasium as gym
@@ -220,9 +221,13 @@ def test_a_buffer_that_does_not_fit_is_told(on_the_cpu, monkeypatch):
     monkeypatch.setattr(device_replay, "_free_bytes", lambda device: 2**30 + replay_bytes / 2)
     with pytest.warns(UserWarning, match=r"buffer_size=100: .* does not fit into the memory of cpu, .* About 50 tran"):
         model.train(1, 32)
+    monkeypatch.setattr(device_replay, "_free_bytes", lambda device: 2**30 + replay_bytes / 3)
+    with warnings.catch_warnings(action="error"):  # once is enough
+        model.train(1, 32)
     assert model._captured is None
     monkeypatch.setattr(device_replay, "_free_bytes", lambda device: 2**30 + replay_bytes + 1)
-    model.train(1, 32)
+    model.learning_starts = 0
+    model.learn(4)
     assert model._captured is not None
 
 
@@ -238,6 +243,12 @@ def watch(model):
     model.q_net.q_net[0].register_forward_hook(lambda *_: None)
 
 
+def replace_policy(model):
+    model.policy = copy.deepcopy(model.policy)
+    model._create_aliases()
+    replace_optimizer(model)
+
+
 def replace_optimizer(model):
     model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=0.01)
 
@@ -250,7 +261,7 @@ def do_not_compile(model):
     model.compile = False
 
 
-@pytest.mark.parametrize("change", [freeze, decay, watch, replace_optimizer, normalize, do_not_compile])
+@pytest.mark.parametrize("change", [freeze, decay, watch, replace_policy, replace_optimizer, normalize, do_not_compile])
 @pytest.mark.parametrize("n_before", [0, 3])
 def test_what_stops_to_suit(change, n_before, on_the_cpu, monkeypatch):
     model = make(compile=True, n_rows=60)

@@ -7,7 +7,7 @@ from envs import random_transitions
 from gymnasium import spaces
 from scipy import stats
 
-from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer
+from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer, device_replay
 from sb3_rainbow.device_replay import DeviceReplay
 
 CPU = th.device("cpu")
@@ -148,6 +148,49 @@ def test_which_buffers_suit():
     mixed = RainbowDictReplayBuffer(40, space, spaces.Discrete(2), CPU, n_envs=2)
     mixed.add(*random_transitions(np.random.default_rng(0), 1, 2, space)[0])
     assert not DeviceReplay.suits(mixed)
+
+
+def test_each_of_a_million_rows_can_be_drawn(monkeypatch):
+    """The last of 32 shares is all of them but for a few: neighbours in it are drawn by neighbouring random numbers."""
+    replay = DeviceReplay(make(random_transitions(np.random.default_rng(0), 5, 2, VECTORS)), CPU)
+    replay.leaves = th.ones(1025, 1024, dtype=th.float64)
+    replay.leaves[0] = 31 * 1024
+    replay.n_stored.fill_(replay.leaves.numel())
+    drawn = set()
+    for step in range(64):  # 16 for each row
+        monkeypatch.setattr(th, "rand", lambda size, device, step=step: th.full((size,), 0.5 + step / 2**24))
+        drawn.add(int(replay._draw_rows(32)[0][-1]))
+    assert drawn in (set(range(min(drawn), min(drawn) + 4)), set(range(min(drawn), min(drawn) + 5)))
+
+
+def test_large_observations_are_copied_in_small_portions(monkeypatch):
+    rows = random_transitions(np.random.default_rng(0), 30, 2, VECTORS)
+    portions = []
+    monkeypatch.setattr(device_replay, "_COPIED_BYTES", 10 * 24)  # two observations of three float32
+    copy = device_replay._WholeObservations.copy
+    monkeypatch.setattr(
+        device_replay._WholeObservations, "copy", lambda self, rows: (portions.append(len(rows)), copy(self, rows))
+    )
+    buffer = make(rows)
+    assert_equal_batches(DeviceReplay(buffer, CPU), buffer)
+    assert portions == [10] * 4
+
+
+def test_an_interrupted_copy_is_made_again(monkeypatch):
+    """And what was learned of priorities is kept."""
+    rows = random_transitions(np.random.default_rng(0), 20, 2, VECTORS)
+    buffer = make(rows, 15)
+    replay = DeviceReplay(buffer, CPU)
+    replay.set_priorities(th.arange(30), th.arange(1, 31), th.tensor(True))
+    buffer.add(*rows[15])
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(replay.frames, "copy", lambda rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            replay.follow()
+    replay.write_back()
+    np.testing.assert_allclose(buffer.sampler.tree[np.arange(30)], np.arange(1, 31) ** buffer.sampler.alpha)
+    replay.follow()
+    assert_equal_batches(replay, buffer)
 
 
 def test_rows_are_drawn_in_proportion_to_their_priorities():

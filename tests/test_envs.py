@@ -372,6 +372,16 @@ def test_games_that_are_begun_by_actions_have_monitors_length(game):
     assert lengths == [400 + fire] * 2
 
 
+def test_sticky_actions_differ_from_game_to_game_without_a_seed_too():
+    """The same actions, and no no-ops, in games that differ by nothing else."""
+    env = make_ale_vec_env(BREAKOUT, 4, noop_max=0, action_repeat_probability=0.5)
+    rng = np.random.default_rng(0)
+    env.reset()
+    frames = [env.step(np.full(4, rng.integers(env.action_space.n)))[0][:, -1].copy() for _ in range(100)]
+    games = np.stack(frames, axis=1)
+    assert all((games[one] != games[other]).any() for one in range(4) for other in range(one))
+
+
 def test_options_reach_the_emulator():
     env = make_ale_vec_env(PONG, 1, frame_stack=2.0, screen_size=42)
     assert env.observation_space == spaces.Box(0, 255, (2, 42, 42), np.uint8)
