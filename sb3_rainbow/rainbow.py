@@ -1,7 +1,6 @@
 """Third floor: the algorithm."""
 
 import inspect
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -31,9 +30,9 @@ from sb3_rainbow.arguments import (
     whole_number,
 )
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
-from sb3_rainbow.captured import CapturedSteps, Settings
+from sb3_rainbow.captured import Settings
+from sb3_rainbow.capturing import CapturingDQN
 from sb3_rainbow.compiled import compiled
-from sb3_rainbow.device_replay import DeviceReplay
 from sb3_rainbow.files import Path
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
@@ -43,12 +42,12 @@ from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
-from sb3_rainbow.watch import SupportWatch, TrainingLog
+from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite
 
 SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
 
 
-class RainbowDQN(SavingDQN, OverlappingDQN):
+class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
     """
     Rainbow: DQN with six extensions, each a switch. With all of them off it is SB3's DQN.
 
@@ -327,8 +326,6 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         if self.device.type == "cpu":
             keep_freed_memory()
         self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
-        self._captured: CapturedSteps | None = None
-        self._has_room = True  # on the GPU, as long as nothing else is known
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -346,16 +343,17 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         if not self.policy.training:  # it takes as long as a few layers
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        self._require_finite(learning_rate=self.lr_schedule(self._current_progress_remaining))
+        require_finite(self.num_timesteps, learning_rate=self.lr_schedule(self._current_progress_remaining))
         self._update_buffer()
         assert self.replay_buffer is not None
-        captured = self._captured_steps()
+        is_ours = type(self)._gradient_step is RainbowDQN._gradient_step and type(self)._loss is RainbowDQN._loss
+        captured = self._captured_steps(is_ours)
         if captured is not None:
             assert isinstance(self.replay_buffer, RainbowReplayBuffer)
             numbers = float(self.max_grad_norm), float(self.prioritized_replay_eps)
             settings = Settings(whole_number("batch_size", batch_size, 1), self.double_q, self.amp, *numbers)
             captured.make(self.replay_buffer, gradient_steps, settings)
-            self._require_finite(**captured.failure(wait=False))
+            require_finite(self.num_timesteps, **captured.failure(wait=False))
         else:
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -365,32 +363,12 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         if self.device.type == "cpu":  # elsewhere this would wait for the device: dump_logs does it
             self._record_training()
 
-    def _captured_steps(self) -> CapturedSteps | None:
-        """What makes gradient steps on a GPU without the host, with ``compile``; None where something does not suit."""
-        is_ours = type(self)._gradient_step is RainbowDQN._gradient_step and type(self)._loss is RainbowDQN._loss
-        is_meant = self.compile and self.device.type in CapturedSteps.DEVICES
-        can_be = is_meant and is_ours and self._vec_normalize_env is None
-        captured = self._captured
-        if captured is not None:
-            if can_be and captured.has_copy_of(self.replay_buffer) and captured.still_suits(self.policy):
-                return captured
-            captured.give_up_copy()  # there must be room for the next one
-        buffer: Any = self.replay_buffer
-        can_be = can_be and self._has_room and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)
-        if can_be:
-            self._has_room = can_be = DeviceReplay.fits(buffer, self.device)
-        if not can_be:
-            return None
-        if captured is None or not captured.still_suits(self.policy):
-            self._captured = captured = CapturedSteps(self.policy, compiled)
-        return captured
-
     def _gradient_step(self, batch: Any) -> dict[str, th.Tensor]:
         """
         :param batch: a sample of our replay buffer, or of another class: those have no weights, and maybe no discounts
         :return: what is logged of this step, by name
         """
-        self._require_finite(rewards=batch.rewards)
+        require_finite(self.num_timesteps, rewards=batch.rewards)
         discounts = self.gamma if getattr(batch, "discounts", None) is None else batch.discounts
         weights = getattr(batch, "weights", None)
         # Not compiled: the compiler's own loops over bytes take up to four times as long
@@ -405,7 +383,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         self.policy.optimizer.zero_grad()
         loss.backward()
         grad_norm = self._clip_gradient()
-        self._require_finite(loss=loss, gradient_norm=grad_norm)
+        require_finite(self.num_timesteps, loss=loss, gradient_norm=grad_norm)
         self.policy.optimizer.step()
         buffer: Any = self.replay_buffer
         if self.prioritized_replay and hasattr(buffer, "update_priorities"):
@@ -465,19 +443,6 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         buffer = self.replay_buffer
         if isinstance(buffer, RainbowReplayBuffer):
             buffer.beta, buffer.n_steps, buffer.gamma = self.prioritized_replay_beta, self.n_steps, self.gamma
-
-    def _require_finite(self, **values: Any) -> None:
-        for name, value in values.items():
-            tensor = th.as_tensor(value)
-            if math.isfinite(tensor.sum().item()):  # one look instead of one at each
-                continue
-            bad = tensor[~th.isfinite(tensor)]
-            if len(bad):
-                raise ValueError(
-                    f"{name}={bad[0].item()} is not finite, at env step {self.num_timesteps}; it has changed no weight "
-                    "and no priority. Look for huge rewards and observations, also in the statistics of VecNormalize, "
-                    "or lower the learning_rate"
-                )
 
     def _record_training(self) -> None:
         if self._captured is not None:
@@ -564,26 +529,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
                 f"learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        self._has_room = True  # or so it may be by now
-        if self._captured is not None and not CapturedSteps.suits(
-            self.policy
-        ):  # weights may have been frozen meanwhile
-            self._captured.give_up_copy()
-        try:
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            if self._captured is not None:
-                self._require_finite(**self._captured.failure(wait=True))
-        finally:
-            self._write_back()
-        return self
-
-    def _write_back(self) -> None:
-        if self._captured is not None:
-            self._captured.write_back()
-
-    def __getstate__(self) -> dict[str, Any]:  # for copies
-        self._write_back()
-        return self.__dict__
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         is_whole = False
@@ -610,14 +556,7 @@ class RainbowDQN(SavingDQN, OverlappingDQN):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "_loss_function",
-            "_captured",
-            "_has_room",
-            "_training_log",
-            "_support_watch",
-        ]
+        return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch"]
 
 
 def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:

@@ -1,6 +1,8 @@
 """Second floor: what one watches while it trains."""
 
+import math
 import warnings
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -16,6 +18,25 @@ _JUDGED_STEPS = 500
 _EDGE_SHARE = 0.05
 # and by the returns in this many of the newest rows of the replay buffer.
 _JUDGED_ROWS = 10_000
+
+
+def require_finite(env_step: int, **values: Any) -> None:
+    """
+    :param env_step: when
+    :param values: numbers and tensors, by name
+    :raises ValueError: on the first of them that is not finite
+    """
+    for name, value in values.items():
+        tensor = th.as_tensor(value)
+        if math.isfinite(tensor.sum().item()):  # one look instead of one at each
+            continue
+        bad = tensor[~th.isfinite(tensor)]
+        if len(bad):
+            raise ValueError(
+                f"{name}={bad[0].item()} is not finite, at env step {env_step}; it has changed no weight and no "
+                "priority. Look for huge rewards and observations, also in the statistics of VecNormalize, or lower "
+                "the learning_rate"
+            )
 
 
 class TrainingLog:

@@ -12,7 +12,7 @@ from envs import Corridor
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rainbow import RainbowDQN, device_replay, rainbow
+from sb3_rainbow import RainbowDQN, capturing, device_replay, rainbow
 from sb3_rainbow.captured import CapturedSteps, Settings
 from sb3_rainbow.compiled import compiled
 
@@ -50,7 +50,8 @@ def settings(model, batch_size=32):
 def on_the_cpu(monkeypatch):
     """RainbowDQN does on the CPU what it does on a GPU, but does not wait for a compiler."""
     monkeypatch.setattr(CapturedSteps, "DEVICES", ("cpu",))
-    monkeypatch.setattr(rainbow, "compiled", not_compiled)
+    for module in (rainbow, capturing):
+        monkeypatch.setattr(module, "compiled", not_compiled)
 
 
 @pytest.mark.parametrize(

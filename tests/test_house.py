@@ -36,6 +36,7 @@ FLOORS = [
         "saving": {"torch", "stable_baselines3"},
         "overlap": {"numpy", "stable_baselines3"},
         "watch": {"numpy", "torch", "stable_baselines3"},
+        "capturing": {"stable_baselines3"},
     },
     {"rainbow": {"numpy", "torch", "gymnasium", "stable_baselines3"}},
     {"zoo": {"optuna", "rl_zoo3"}, "__main__": set(), "__init__": set()},

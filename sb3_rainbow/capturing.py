@@ -1,0 +1,70 @@
+"""Second floor: when a GPU makes gradient steps by itself, and when the model hears of what it has learned there."""
+
+from typing import Any, TypeVar
+
+from stable_baselines3.dqn.dqn import DQN
+
+from sb3_rainbow.captured import CapturedSteps
+from sb3_rainbow.compiled import compiled
+from sb3_rainbow.device_replay import DeviceReplay
+from sb3_rainbow.policies import RainbowPolicy
+from sb3_rainbow.watch import require_finite
+
+SelfCapturingDQN = TypeVar("SelfCapturingDQN", bound="CapturingDQN")
+
+
+class CapturingDQN(DQN):
+    """DQN that leaves gradient steps to ``CapturedSteps`` where it can, with ``compile``."""
+
+    compile: bool
+    policy: RainbowPolicy
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._captured: CapturedSteps | None = None
+        self._has_room = True  # for a copy of the replay buffer, as long as nothing else is known
+
+    def learn(self: SelfCapturingDQN, *args: Any, **kwargs: Any) -> SelfCapturingDQN:
+        self._has_room = True  # or so it may be by now
+        if self._captured is not None and not CapturedSteps.suits(self.policy):  # some weights may be frozen by now
+            self._captured.give_up_copy()
+        try:
+            super().learn(*args, **kwargs)
+            if self._captured is not None:
+                require_finite(self.num_timesteps, **self._captured.failure(wait=True))
+        finally:
+            self._write_back()
+        return self
+
+    def _captured_steps(self, are_known: bool) -> CapturedSteps | None:
+        """
+        :param are_known: whether gradient steps are those that ``CapturedSteps`` makes
+        :return: what makes them without the host; None where something does not suit
+        """
+        is_meant = self.compile and self.device.type in CapturedSteps.DEVICES
+        can_be = is_meant and are_known and self._vec_normalize_env is None
+        buffer: Any = self.replay_buffer
+        captured = self._captured
+        if captured is not None:
+            if can_be and captured.has_copy_of(buffer) and captured.still_suits(self.policy):
+                return captured
+            captured.give_up_copy()  # there must be room for the next one
+        can_be = can_be and self._has_room and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)
+        if can_be:
+            self._has_room = can_be = DeviceReplay.fits(buffer, self.device)
+        if not can_be:
+            return None
+        if captured is None or not captured.still_suits(self.policy):
+            self._captured = captured = CapturedSteps(self.policy, compiled)
+        return captured
+
+    def _write_back(self) -> None:
+        if self._captured is not None:
+            self._captured.write_back()
+
+    def __getstate__(self) -> dict[str, Any]:  # for copies
+        self._write_back()
+        return self.__dict__
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_captured", "_has_room"]
