@@ -92,8 +92,7 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     switches = OFF | SWITCHES[variant]
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
-    is_gpu = device != "cpu"
-    speed = {"amp": is_gpu or has_bfloat16(), "compile": True, "overlap": is_gpu}
+    speed = {"amp": has_bfloat16(device), "compile": True, "overlap": device != "cpu"}
     return entry | switches | speed | changes | {"device": device}
 
 

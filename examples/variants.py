@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "noisy DQN": OFF | {"noisy": True},
     "C51": OFF | {"distributional": True},
     "3-step DQN": OFF | {"n_steps": 3},
+    "prioritized DQN": OFF | {"prioritized_replay": True},
     "prioritized double DQN": OFF | {"double_q": True, "prioritized_replay": True},
     "Rainbow": {},
 }

@@ -156,13 +156,16 @@ def known_device(device: Any) -> th.device:
         raise ValueError(f"device={device!r} is unknown: write 'auto', 'cpu' or 'cuda' ({error})") from error
 
 
-def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def has_bfloat16(device_type: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """
+    :param device_type: such as "cpu" or "cuda"
     :param cpuinfo: what Linux says of the processor
-    :return: False where the processor is known not to compute in bfloat16 by itself. PyTorch does it all the same,
-        slower than in float32
+    :return: False where a device is known not to compute in bfloat16 by itself. PyTorch does it all the same, slower
+        than in float32
     """
-    if not cpuinfo.exists():
+    if device_type == "cuda":
+        return th.cuda.is_bf16_supported(including_emulation=False)
+    if device_type != "cpu" or not cpuinfo.exists():
         return True
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
 

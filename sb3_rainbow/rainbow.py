@@ -233,10 +233,10 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
             agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, self._buffer_arguments())
         train_frequency(self.train_freq, self.n_envs)
-        if self.amp and self.device.type == "cpu" and not has_bfloat16():
+        if self.amp and not has_bfloat16(self.device.type):
             warnings.warn(
-                "amp=True makes gradient steps slower here: this processor has no instructions for bfloat16. Write "
-                "amp=False",
+                f"amp=True makes gradient steps slower here: the {self.device.type} has no instructions for bfloat16. "
+                "Write amp=False",
                 stacklevel=3,
             )
         if self.buffer_size < self.batch_size:

@@ -8,6 +8,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from envs import Corridor
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -352,9 +353,12 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_no_priority(distributio
 def test_amp_warns_where_the_processor_has_no_bfloat16(flags, is_there, tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
-    assert has_bfloat16(cpuinfo) is is_there
-    assert has_bfloat16(tmp_path / "of another system") is True
-    monkeypatch.setattr("sb3_rainbow.rainbow.has_bfloat16", lambda: is_there)
+    assert has_bfloat16("cpu", cpuinfo) is is_there
+    assert has_bfloat16("cpu", tmp_path / "of another system") is True
+    assert has_bfloat16("mps", cpuinfo) is True
+    monkeypatch.setattr(th.cuda, "is_bf16_supported", lambda including_emulation: is_there)
+    assert has_bfloat16("cuda", tmp_path) is is_there
+    monkeypatch.setattr("sb3_rainbow.rainbow.has_bfloat16", lambda device_type: is_there)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         RainbowDQN("MlpPolicy", "CartPole-v1", amp=True, device="cpu")
