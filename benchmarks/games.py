@@ -77,6 +77,7 @@ def train(learner: str, game: str, seed: int, device: str, steps: int) -> None:
     :param device: "cpu" or "cuda"
     :param steps: env steps
     """
+    th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make(learner, game, seed, device, folder).learn(steps)
         curve = read_curve(Path(folder), FRAMES_PER_STEP)
@@ -122,19 +123,17 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", default=["rainbow", "dqn"], choices=SCALED)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        th.set_num_threads(args.threads)
         train(args.learners[0], args.games[0], args.seeds[0], args.device, args.steps)
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        command += ["--threads", str(args.threads), "--device", args.device]
+        command += ["--device", args.device]
         runs_of_games = [
             [*command, game, "--learners", learner, "--seeds", str(seed)]
             for game in args.games
