@@ -289,6 +289,23 @@ def test_priorities_that_were_set_in_the_buffer_stay():
     assert DeviceReplay(buffer, CPU).leaves.view(-1)[3:5].tolist() == [7, 8]
 
 
+def test_frames_are_looked_up_in_64_bits():
+    """As the next test, which needs a GPU to see what goes wrong otherwise."""
+    replay = DeviceReplay(
+        make(stacked_transitions(np.random.default_rng(0), 20, 2, 0), space=IMAGES, frame_stack=4), CPU
+    )
+    frames, looked_up = replay.frames.frames, []
+
+    class Watched:
+        def __getitem__(self, places):
+            looked_up.append(places.dtype)
+            return frames[places]
+
+    replay.frames.frames = Watched()
+    replay.draw(8)
+    assert looked_up == [th.int64] * 2
+
+
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
 def test_compiled_frames_beyond_two_gigabytes():
     """That many frames can be counted in 32 bits, but not their bytes; the frame of zeros is the last."""
