@@ -247,12 +247,34 @@ def spread(values: list[float], n_runs: int) -> str:
     return text if len(values) == n_runs else f"{text}, {len(values)} of {n_runs}"
 
 
-def argument(change: str) -> tuple[str, Any]:
+class Step:
     """
-    :param change: ``NAME=NUMBER``, or ``NAME=lin_NUMBER`` for one that falls to 0 over the env steps, as in RL Zoo
+    A schedule that changes once.
+
+    :param first: the value before
+    :param share: of the env steps
+    :param later: the value after
+    """
+
+    def __init__(self, first: float, share: float, later: float) -> None:
+        self.first, self.share, self.later = first, share, later
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.first if 1 - progress_remaining < self.share else self.later
+
+
+def argument(change: str, steps: int) -> tuple[str, Any]:
+    """
+    :param change: ``NAME=NUMBER``, ``NAME=lin_NUMBER`` for one that falls to 0 over the env steps, as in RL Zoo, or
+        ``NAME=NUMBER_to_ENV-STEPS_then_NUMBER``
+    :param steps: env steps at most
     :return: name and value
     """
     name, value = change.split("=")
+    if "_then_" in value:
+        first, later = value.split("_then_")
+        first, last_step = first.split("_to_")
+        return name, Step(float(first), int(last_step) / steps, float(later))
     if value.startswith("lin_"):
         return name, LinearSchedule(float(value.removeprefix("lin_")), 0, 1)
     return name, ast.literal_eval(value)
@@ -273,7 +295,7 @@ def main() -> None:
     args = parser.parse_args()
     names = [change.replace("=", "_") for change in args.change]
     folder = "_".join(names if args.device == "cpu" else [*names, args.device])
-    changes = dict(argument(change) for change in args.change)
+    changes = dict(argument(change, args.steps) for change in args.change)
     results, checkpoints = RESULTS / folder, args.checkpoints / folder
     if args.child:
         run = f"{args.variants[0]}_{args.seeds[0]}"

@@ -103,6 +103,7 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     # Of slots that were written, in all; a buffer that was pickled without begins to count
     n_added = 0
+    _is_seam_ahead = False
 
     def add(
         self,
@@ -135,6 +136,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         if self.handle_timeout_termination:
             timeouts = np.array([info.get("TimeLimit.truncated", False) for info in infos]).reshape(self.n_envs)
 
+        if self._is_seam_ahead:
+            self._cut()
         self.storage.put(self.pos, obs, next_obs, done)
         self.actions[self.pos] = action
         self.rewards[self.pos] = reward
@@ -223,10 +226,13 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     def truncate_last_trajectory(self) -> None:
         """End all windows at the newest transition: what comes next starts from a reset that no done announced."""
-        if self.size():
-            newest = (self.pos - 1) % self.buffer_size
-            self.timeouts[newest] = np.where(self.dones[newest] != 0, self.timeouts[newest], 1)
-            self.storage.cut(np.arange(self.n_envs))
+        self._is_seam_ahead = self.size() > 0  # no window ends later before then, and what is stored stays as it is
+
+    def _cut(self) -> None:
+        newest = (self.pos - 1) % self.buffer_size
+        self.timeouts[newest] = np.where(self.dones[newest] != 0, self.timeouts[newest], 1)
+        self.storage.cut(np.arange(self.n_envs))
+        self._is_seam_ahead = False
 
     def reset(self) -> None:
         """Forget all transitions, but not the highest priority seen."""
@@ -234,6 +240,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         self._drawn = np.empty(0, dtype=np.int64)
         self.sampler.clear()
         self.storage.cut(np.arange(self.n_envs))
+        self._is_seam_ahead = False
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_next_size_check": 0.0}  # where it is loaded, less may be free

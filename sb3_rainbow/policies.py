@@ -38,7 +38,9 @@ class RainbowPolicy(DQNPolicy):
     :param action_space: action space
     :param lr_schedule: learning rate, by remaining progress
     :param net_arch: hidden layers of each stream (of the single head when not dueling). Default: [512] behind
-        ``NatureConv``, [256] behind ``DataEfficientConv``, as SB3's DQN behind all others
+        ``NatureConv``, [256] behind ``DataEfficientConv``, as SB3's DQN behind all others. A ``features_dim`` among the
+        ``features_extractor_kwargs`` of these two is the width of one more hidden layer before them, and the only one
+        by default: where SB3's ``NatureCNN`` has its linear layer
     :param activation_fn: between linear layers
     :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold. Default: that of
         the class of the policy
@@ -93,21 +95,20 @@ class RainbowPolicy(DQNPolicy):
         made = optimizer_class.func if isinstance(optimizer_class, partial) else optimizer_class
         subclass_of("optimizer_class", made, th.optim.Optimizer, "torch.optim.Adam")
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
+        first_widths = []
         if issubclass(features_extractor_class, ConvExtractor):
-            is_ours = features_extractor_class.__init__ is ConvExtractor.__init__
-            if "features_dim" in features_extractor_kwargs and is_ours:
-                raise ValueError(
-                    f"features_extractor_kwargs={features_extractor_kwargs}: {features_extractor_class.__name__} has "
-                    "no linear layer: write its width as net_arch, such as [512], or features_extractor_class=NatureCNN"
-                )
             if not normalize_images:  # as SB3 does for NatureCNN
                 features_extractor_kwargs.setdefault("normalized_image", True)
-            net_arch = features_extractor_class.default_net_arch if net_arch is None else net_arch
+            is_ours = features_extractor_class.__init__ is ConvExtractor.__init__
+            if is_ours and "features_dim" in features_extractor_kwargs:  # of the linear layer with which NatureCNN ends
+                first_widths = [whole_number("features_dim", features_extractor_kwargs.pop("features_dim"), 1)]
+            if net_arch is None:
+                net_arch = [] if first_widths else features_extractor_class.default_net_arch
         elif net_arch is None:
             net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
         if not isinstance(net_arch, list | tuple):
             raise ValueError(f"net_arch={net_arch!r} must be a list of layer widths, such as [512]")
-        net_arch = [whole_number(f"net_arch={net_arch}: a width", width, 1) for width in net_arch]
+        net_arch = first_widths + [whole_number(f"net_arch={net_arch}: a width", width, 1) for width in net_arch]
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": _ADAM_EPS, "fused": True}  # the same arithmetic in one pass over the weights
         # Read by make_q_net, which the constructor of DQNPolicy calls

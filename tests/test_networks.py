@@ -285,10 +285,18 @@ def test_online_and_target_network_draw_their_own_noise():
     assert not th.allclose(policy.q_net_target(obs), before)
 
 
-def test_where_the_features_dim_of_sb3s_convolutions_goes():
-    kwargs = {"features_extractor_kwargs": {"features_dim": 128}}
-    with pytest.raises(ValueError, match=r"features_dim.*NatureConv has no linear layer: write its width as net_arch"):
-        make(ATARI, CnnPolicy, **kwargs)
+@pytest.mark.parametrize("net_arch", [None, [], [16]])
+def test_the_features_dim_of_sb3s_convolutions_is_that_of_the_first_linear_layer(net_arch):
+    """With everything off, the same weights from the same seed, wherever the layer belongs."""
+    kwargs = {"features_extractor_kwargs": {"features_dim": 128}, "net_arch": net_arch}
+    policies = []
+    for policy_class, switches in ((CnnPolicy, OFF), (DQNCnnPolicy, {})):
+        set_random_seed(3)
+        policies.append(policy_class(ATARI, ACTIONS, lambda _: 1e-3, **kwargs, **switches))
+    ours, theirs = (list(policy.q_net.parameters()) for policy in policies)
+    assert all(th.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+    assert kwargs["features_extractor_kwargs"] == {"features_dim": 128}
+    assert [layer.in_features for layer in noisy_layers(make(ATARI, CnnPolicy, **kwargs).q_net)].count(3136) == 2
     assert make(ATARI, CnnPolicy, features_extractor_class=NatureCNN, **kwargs).q_net.features_dim == 128
 
 

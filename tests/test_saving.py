@@ -71,6 +71,15 @@ def test_training_from_a_saved_model_and_buffer_goes_on_as_if_nothing_had_happen
     )
 
 
+def test_a_loaded_replay_buffer_is_the_saved_one(model, tmp_path):
+    """No window will run from it into what comes next, but that is for the next transition to see to."""
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2), **SMALL)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        np.testing.assert_array_equal(getattr(loaded.replay_buffer, name), getattr(model.replay_buffer, name))
+
+
 def test_play_only_is_small_and_plays(model, tmp_path):
     model.save(tmp_path / "all")
     model.save(tmp_path / "play", play_only=True)
