@@ -300,6 +300,11 @@ def test_the_features_dim_of_sb3s_convolutions_is_that_of_the_first_linear_layer
     assert make(ATARI, CnnPolicy, features_extractor_class=NatureCNN, **kwargs).q_net.features_dim == 128
 
 
+def test_a_features_dim_of_nothing():
+    with pytest.raises(ValueError, match="features_dim=0 must be"):
+        make(ATARI, CnnPolicy, features_extractor_kwargs={"features_dim": 0})
+
+
 def test_a_users_own_extractor():
     class Double(BaseFeaturesExtractor):
         def __init__(self, observation_space, factor):
