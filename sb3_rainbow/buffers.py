@@ -226,7 +226,8 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     def truncate_last_trajectory(self) -> None:
         """End all windows at the newest transition: what comes next starts from a reset that no done announced."""
-        self._is_seam_ahead = self.size() > 0  # no window ends later before then, and what is stored stays as it is
+        # For the next add() to see to: until then no window could run on, and what is stored is what was saved
+        self._is_seam_ahead = self.size() > 0
 
     def _cut(self) -> None:
         newest = (self.pos - 1) % self.buffer_size
