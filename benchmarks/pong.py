@@ -247,7 +247,7 @@ def spread(values: list[float], n_runs: int) -> str:
     return text if len(values) == n_runs else f"{text}, {len(values)} of {n_runs}"
 
 
-class Step:
+class ChangesOnce:
     """
     A schedule that changes once.
 
@@ -274,7 +274,7 @@ def argument(change: str, steps: int) -> tuple[str, Any]:
     if "_then_" in value:
         first, later = value.split("_then_")
         first, last_step = first.split("_to_")
-        return name, Step(float(first), int(last_step) / steps, float(later))
+        return name, ChangesOnce(float(first), int(last_step) / steps, float(later))
     if value.startswith("lin_"):
         return name, LinearSchedule(float(value.removeprefix("lin_")), 0, 1)
     return name, ast.literal_eval(value)
