@@ -75,7 +75,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     """
     :param variant: its switches
     :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
-    :param changes: arguments that are others than in the entry; n_envs does not change gradient steps per env step
+    :param changes: arguments that are others than in the entry, and Adam's ``eps``; n_envs does not change gradient
+        steps per env step
     :param device: "cpu" or "cuda"
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
         it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
@@ -92,6 +93,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     switches = OFF | SWITCHES[variant]
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
+    adam, changes = entry["policy_kwargs"]["optimizer_kwargs"], dict(changes)
+    adam["eps"] = changes.pop("eps", adam["eps"])
     speed = {"amp": has_bfloat16(device), "compile": True, "overlap": device != "cpu"}
     return entry | switches | speed | changes | {"device": device}
 
@@ -287,7 +290,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
-    parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="arguments, or n_envs")
+    parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="arguments, n_envs, Adam's eps")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
