@@ -13,8 +13,8 @@ the last checkpoint, of which there is one every 50,000 env steps in ``--checkpo
 first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
 ``benchmarks/results/pong/variants.png`` is drawn. ``--evaluate`` plays 20 games with what each run knew after every
 10,000 env steps, up to the first mean of 18. The setting is the shipped entry's, which was tuned for Rainbow.
-``--change`` changes arguments of it for all, and has folders of its own for results and checkpoints, as has another
-``--device``, where learning is overlapped with playing.
+``--change`` changes arguments of it, ``n_envs`` or Adam's ``eps`` for all, and has folders of its own for results and
+checkpoints, as has another ``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -93,8 +93,9 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     switches = OFF | SWITCHES[variant]
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
-    adam, changes = entry["policy_kwargs"]["optimizer_kwargs"], dict(changes)
-    adam["eps"] = changes.pop("eps", adam["eps"])
+    if "eps" in changes:
+        changes = dict(changes)
+        entry["policy_kwargs"]["optimizer_kwargs"]["eps"] = changes.pop("eps")
     speed = {"amp": has_bfloat16(device), "compile": True, "overlap": device != "cpu"}
     return entry | switches | speed | changes | {"device": device}
 
