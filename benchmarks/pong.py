@@ -13,8 +13,9 @@ the last checkpoint, of which there is one every 50,000 env steps in ``--checkpo
 first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
 ``benchmarks/results/pong/variants.png`` is drawn. ``--evaluate`` plays 20 games with what each run knew after every
 10,000 env steps, up to the first mean of 18. The setting is the shipped entry's, which was tuned for Rainbow.
-``--change`` changes arguments of it, ``n_envs`` or Adam's ``eps`` for all, and has folders of its own for results and
-checkpoints, as has another ``--device``, where learning is overlapped with playing.
+``--change`` changes arguments of it, ``n_envs`` or Adam's ``eps`` for all, or ``epsilon_steps``, the env steps in which
+epsilon falls where nothing is noisy, and has folders of its own for results and checkpoints, as has another
+``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -75,8 +76,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     """
     :param variant: its switches
     :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
-    :param changes: arguments that are others than in the entry, and Adam's ``eps``; n_envs does not change gradient
-        steps per env step
+    :param changes: arguments that are others than in the entry, Adam's ``eps`` and ``epsilon_steps``; n_envs does not
+        change gradient steps per env step
     :param device: "cpu" or "cuda"
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
         it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
@@ -91,10 +92,13 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     entry["gradient_steps"] = entry["gradient_steps"] * changes.get("n_envs", entry["n_envs"]) // entry["n_envs"]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"])  # as RL Zoo does
     switches = OFF | SWITCHES[variant]
+    changes = dict(changes)
+    epsilon_steps = changes.pop("epsilon_steps", None)
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
+        if epsilon_steps is not None:
+            entry["exploration_fraction"] = epsilon_steps / steps
     if "eps" in changes:
-        changes = dict(changes)
         entry["policy_kwargs"]["optimizer_kwargs"]["eps"] = changes.pop("eps")
     speed = {"amp": has_bfloat16(device), "compile": True, "overlap": device != "cpu"}
     return entry | switches | speed | changes | {"device": device}
@@ -291,7 +295,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
-    parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="arguments, n_envs, Adam's eps")
+    parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="of arguments: see above")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
