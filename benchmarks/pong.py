@@ -97,7 +97,7 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     if not switches["noisy"]:
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
         if epsilon_steps is not None:
-            entry["exploration_fraction"] = epsilon_steps / steps
+            entry["exploration_fraction"] = min(epsilon_steps / steps, 1.0)
     if "eps" in changes:
         entry["policy_kwargs"]["optimizer_kwargs"]["eps"] = changes.pop("eps")
     speed = {"amp": has_bfloat16(device), "compile": True, "overlap": device != "cpu"}
