@@ -11,11 +11,11 @@ A run ends when the mean of its last 100 training games reaches 18, or after ``-
 per game to ``benchmarks/results/pong/VARIANT_SEED.csv``. It may be stopped at any time: the same command goes on from
 the last checkpoint, of which there is one every 50,000 env steps in ``--checkpoints``. The table says when each variant
 first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
-``benchmarks/results/pong/variants.png`` is drawn. ``--evaluate`` plays 20 games with what each run knew after every
-10,000 env steps, up to the first mean of 18. The setting is the shipped entry's, which was tuned for Rainbow.
-``--change`` changes arguments of it, ``n_envs`` or Adam's ``eps`` for all, or ``epsilon_steps``, the env steps in which
-epsilon falls where nothing is noisy, and has folders of its own for results and checkpoints, as has another
-``--device``, where learning is overlapped with playing.
+``benchmarks/results/pong/variants.png`` is drawn. Both show the runs of the folders of ``--beside`` too. ``--evaluate``
+plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The setting is the
+shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs`` or Adam's ``eps`` for
+all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, and has folders of its own for
+results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -203,14 +203,18 @@ def evaluate(checkpoint: Path, table: Path) -> None:
             break
 
 
-def print_table(results: Path) -> None:
-    """Print when each variant first reached each goal, from all runs there are."""
+def print_table(results: list[Path]) -> None:
+    """
+    Print when each variant first reached each goal, from all runs there are.
+
+    :param results: folders
+    """
     print(
         "| variant | seeds | " + " | ".join(f"steps to {goal} | games | minutes" for goal in GOALS) + " | published |"
     )
     print("|" + "---|" * (3 + 3 * len(GOALS)))
     for variant in SWITCHES:
-        runs = [read(table) for table in sorted(results.glob(f"{variant}_*.csv"))]
+        runs = [read(table) for folder in results for table in sorted(folder.glob(f"{variant}_*.csv"))]
         if not runs:
             continue
         cells = []
@@ -222,14 +226,19 @@ def print_table(results: Path) -> None:
         print(f"| {variant} | {len(runs)} | {' | '.join(cells)} | {published} |")
 
 
-def draw_curves(results: Path) -> None:
-    """Draw the mean of 100 games of each run, variants in colours."""
+def draw_curves(results: list[Path]) -> None:
+    """
+    Draw the mean of 100 games of each run, variants in colours, and those on a GPU dashed.
+
+    :param results: folders; the picture goes to the first
+    """
     figure, axes = plt.subplots(figsize=(9, 5))
     for number, variant in enumerate(SWITCHES):
-        for run, table in enumerate(sorted(results.glob(f"{variant}_*.csv"))):
+        for run, table in enumerate(table for folder in results for table in sorted(folder.glob(f"{variant}_*.csv"))):
             rows = read(table)
             steps, means = [row["env_steps"] for row in rows], [row["mean_of_100"] for row in rows]
-            axes.plot(steps, means, color=f"C{number}", label=None if run else variant)
+            style = "--" if table.parent.name.endswith("cuda") else "-"
+            axes.plot(steps, means, style, color=f"C{number}", label=None if run else variant)
     axes.axhline(GOALS[-1], color="gray", linewidth=0.8)
     axes.set(
         xlabel="env steps", ylabel="mean return of the last 100 games", title="PongNoFrameskip-v4, each seed a line"
@@ -237,7 +246,7 @@ def draw_curves(results: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.tight_layout()
-    figure.savefig(results / "variants.png", dpi=110)
+    figure.savefig(results[0] / "variants.png", dpi=110)
     plt.close(figure)
 
 
@@ -298,6 +307,9 @@ def main() -> None:
     parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="of arguments: see above")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", default=[], help="more folders of results in table and picture"
+    )
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -324,8 +336,8 @@ def main() -> None:
             [*command, "--variants", variant, "--seeds", str(seed)] for seed in args.seeds for variant in args.variants
         ]
         run_side_by_side(runs, args.jobs)
-    print_table(results)
-    draw_curves(results)
+    print_table([results, *args.beside])
+    draw_curves([results, *args.beside])
 
 
 if __name__ == "__main__":
