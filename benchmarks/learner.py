@@ -3,18 +3,22 @@ What a gradient step costs, beside SB3's DQN, sb3-contrib's QR-DQN and a plain R
 
     python benchmarks/learner.py --threads 1 2
     python benchmarks/learner.py --device cuda --threads 8 --steps 200 --output learner_cuda.csv
+    python benchmarks/learner.py --profile --threads 2 --output learner_profile.csv
 
 All learn from batches of 32 Atari frame stacks with the Nature convolutions, each from a buffer of its own with the
 same transitions, in turn, in rounds: minimum, median and maximum over the rounds go to
 ``benchmarks/results/learner.csv``, or ``--output``, with the ratio to DQN of the same run. For RainbowDQN, DQN and
 QR-DQN a step is ``train(1)``: the batch is drawn, learned from and, where priorities are kept, they are updated. The
 plain Rainbow is written as most are: noise as a dense matrix for each noisy layer, a pass for each use of a network,
-the projection in a loop over atoms; it learns from RainbowDQN's buffer.
+the projection in a loop over atoms; it learns from RainbowDQN's buffer. Without ``--device`` all of it is done on the
+CPU, and then on the GPU if there is one. ``--profile`` measures instead what torch.profiler sees in a gradient step:
+calls and milliseconds of each operation that takes 1 % of it or more.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import sys
 import time
@@ -31,6 +35,7 @@ from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from torch import nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from sb3_rainbow import RainbowDQN
 
@@ -220,23 +225,65 @@ def serve(name: str, threads: int, device: str) -> None:
         print(json.dumps((time.perf_counter() - start) / int(line) * 1e3), flush=True)
 
 
+def operations(name: str, threads: int, device: str, steps: int) -> list[dict[str, Any]]:
+    """
+    :param name: of a learner
+    :param threads: of torch
+    :param device: of the networks
+    :param steps: so many are looked at, after as many to warm up
+    :return: for each operation its calls in a gradient step, and its own milliseconds: the CPU's, or the GPU's
+    """
+    th.set_num_threads(threads)
+    step = make(name, device)
+    for _ in range(steps):
+        step()
+    with profile(activities=[ProfilerActivity.CPU if device == "cpu" else ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps):
+            step()
+        if device == "cuda":
+            th.cuda.synchronize()
+    times = {
+        event.key: (event.count / steps, getattr(event, f"self_{'cpu' if device == 'cpu' else 'device'}_time_total"))
+        for event in profiler.key_averages()
+    }
+    total = sum(time for _, time in times.values())
+    row = {"learner": name, "device": device, "threads": threads}
+    return [
+        row | {"operation": key, "calls": calls, "ms": round(time / steps / 1e3, 3), "share": round(time / total, 3)}
+        for key, (calls, time) in sorted(times.items(), key=lambda item: -item[1][1])
+        if time >= 0.01 * total
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS)
     parser.add_argument("--steps", type=int, default=20, help="gradient steps of a round")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    devices = ["cpu", "cuda"] if th.cuda.is_available() else ["cpu"]
+    parser.add_argument("--device", nargs="+", default=devices, choices=("cpu", "cuda"))
     parser.add_argument("--output", default="learner.csv", help="file in benchmarks/results")
+    parser.add_argument("--profile", action="store_true", help="where the time of a gradient step goes")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve, args.threads[0], args.device)
+        serve(args.serve, args.threads[0], args.device[0])
         return
+    runs = [(device, threads) for device in args.device for threads in args.threads]
     table: list[dict[str, Any]] = []
-    for threads in args.threads:
-        # Each in a process of its own, so that none finds the memory or the threads of another
-        command = [sys.executable, __file__, "--device", args.device, "--threads", str(threads), "--serve"]
+    if args.profile:
+        # Each in a process of its own, here and below, so that none finds the memory or the threads of another
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            for device, threads in runs:
+                for name in args.learners:
+                    rows = pool.apply(operations, (name, threads, device, args.steps))
+                    print(*(" ".join(map(str, row.values())) for row in rows), sep="\n", flush=True)
+                    table += rows
+        write_table(args.output, table)
+        return
+    for device, threads in runs:
+        command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--serve"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         times = measure_in_turn(
             {name: [*command, name] for name in args.learners}, args.steps, args.rounds, environment
@@ -244,10 +291,9 @@ def main() -> None:
         dqn = float(np.median(times["DQN"])) if "DQN" in times else math.nan
         for name, values in times.items():
             low, median, high = min(values), float(np.median(values)), max(values)
-            row = {"learner": name, "device": args.device, "threads": threads, "ms_min": round(low, 2)}
-            table.append(
-                row | {"ms_median": round(median, 2), "ms_max": round(high, 2), "ratio": round(median / dqn, 2)}
-            )
+            row = {"learner": name, "device": device, "threads": threads, "ms_min": round(low, 2)}
+            row |= {"ms_median": round(median, 2), "ms_max": round(high, 2), "ratio": round(median / dqn, 2)}
+            table.append(row | {"steps_per_second": round(1e3 / median, 1)})
             print(*table[-1].values(), flush=True)
     write_table(args.output, table)
 

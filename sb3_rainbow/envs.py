@@ -127,7 +127,7 @@ class AleVecEnv(VecEnv):
         self._lives, self._starts = info["lives"], _first_frames(info)
         if self._starting_frames is None:
             self._starting_frames = self._starts  # the emulator's first games
-        return self._obs
+        return self._own_obs()
 
     def step_async(self, actions: np.ndarray) -> None:
         """
@@ -172,14 +172,18 @@ class AleVecEnv(VecEnv):
         dones = terminated | truncated
         for env in np.flatnonzero(dones).tolist():
             # ALE's final observation is that of an earlier game where only a life was lost
-            infos[env]["terminal_observation"] = (last_obs if is_over[env] else self._obs)[env]  # type: ignore[index]
+            infos[env]["terminal_observation"] = last_obs[env] if is_over[env] else self._obs[env].copy()  # type: ignore[index]
         for env in np.flatnonzero(is_over).tolist():
             n_frames = starts[env] - self._starts[env] - self._starting_frames[env]  # type: ignore[index]
             infos[env]["episode"] = self._statistics(env, int(n_frames))
         self._scores[is_over] = 0
         self._lives, self._starts = info["lives"], starts
         rewards = (np.sign(rewards) if self.clip_reward else rewards).astype(np.float32)
-        return self._obs, rewards, dones, infos
+        return self._own_obs(), rewards, dones, infos
+
+    def _own_obs(self) -> np.ndarray:
+        """The caller's own: for ``exact_gray`` the next stacks are made of ``_obs``, otherwise ALE makes them."""
+        return self._obs.copy() if self._is_exact else self._obs
 
     def _stacked(self, obs: np.ndarray, begins: np.ndarray) -> np.ndarray:
         """

@@ -72,6 +72,27 @@ FLICKER |= {"Freeway": 0.1, "MsPacman": 0.2, "Pong": 0.1, "Qbert": 0.1, "Seaques
 EXACT = {"exact_gray": True}
 
 
+@pytest.mark.parametrize("options", [{}, EXACT])
+def test_observations_are_the_callers_to_write_into(options):
+    env, other = (AleVecEnv(BREAKOUT, noop_max=0, **options) for _ in range(2))
+    env.seed(0)
+    other.seed(0)
+    obs, others_obs = env.reset(), other.reset()
+    rng = np.random.default_rng(0)
+    n_lives_lost = 0
+    for _ in range(200):
+        obs[:] = 7
+        actions = rng.integers(0, 4, 1)
+        obs, _, dones, infos = env.step(actions)
+        others_obs, _, _, others_infos = other.step(actions)
+        np.testing.assert_array_equal(obs, others_obs)
+        if dones.any():
+            n_lives_lost += 1
+            obs[:] = 7
+            np.testing.assert_array_equal(infos[0]["terminal_observation"], others_infos[0]["terminal_observation"])
+    assert n_lives_lost > 2
+
+
 @pytest.mark.parametrize(
     ("game", "options"),
     [

@@ -118,7 +118,11 @@ def test_epsilon_of_zero_and_one():
     model.exploration_rate = 0.0
     np.testing.assert_array_equal(model.predict(obs)[0], model.predict(obs, deterministic=True)[0])
     model.exploration_rate = 1.0
-    assert len(set(model.predict(obs)[0])) == 5
+    model.action_space.seed(0)
+    actions = model.predict(obs)[0]
+    assert len(set(actions)) == 5
+    model.action_space.seed(0)
+    np.testing.assert_array_equal(actions, [model.action_space.sample() for _ in range(64)])
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
