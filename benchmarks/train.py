@@ -3,14 +3,16 @@ Env steps per second of ``learn()`` on Pong, acting, playing, storing and learni
 
     python benchmarks/train.py --n-envs 1 8
     python benchmarks/train.py --n-envs 2 4 16 32 64 --learners DQN RainbowDQN --output train_scaling.csv
+    python benchmarks/train.py --learners "RainbowDQN, slow" "RainbowDQN, slow, overlap" --output train_slow.csv
     python benchmarks/train.py --parts --n-envs 1 8 64 --learners DQN RainbowDQN --output train_parts.csv
 
 All make one gradient step of a batch of 32, with the Nature convolutions, for every four env steps, on all threads.
 They learn in turn, in rounds, each in a process of its own; minimum, median and maximum of the rounds go to
 ``benchmarks/results/train.csv``, or ``--output``. The ratio is to the first learner with the same number of envs. "ALE"
 is ``make_ale_vec_env``, otherwise games are SB3's ``make_atari_env`` and ``VecFrameStack``, with "processes" each in
-one of its own. The plain Rainbow is the one of ``learner.py`` in a loop as most have it. ``--parts`` measures instead
-how long acting, waiting for games, storing and learning take, in milliseconds for every four env steps.
+one of its own, with "slow" there too and 20 ms late at every step, as a simulator may be. The plain Rainbow is the one
+of ``learner.py`` in a loop as most have it. ``--parts`` measures instead how long acting, waiting for games, storing
+and learning take, in milliseconds for every four env steps.
 """
 
 import argparse
@@ -26,7 +28,8 @@ from learner import OFF, PlainRainbow
 from machine import measure_in_turn, write_table
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
-from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.atari_wrappers import AtariStepReturn, AtariWrapper
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack
 
 from sb3_rainbow import RainbowDQN
@@ -44,6 +47,12 @@ LEARNERS = (
     "RainbowDQN, ALE, overlap",
     "RainbowDQN, ALE, overlap, amp, compile",
 )
+
+
+class SlowGame(AtariWrapper):
+    def step(self, action: int) -> AtariStepReturn:
+        time.sleep(0.02)
+        return super().step(action)
 
 
 class PlainLoop:
@@ -91,10 +100,12 @@ def make(learner: str, n_envs: int, device: str) -> Any:
     if "ALE" in switches:
         env: Any = make_ale_vec_env("PongNoFrameskip-v4", n_envs, seed=0)
     else:
-        kind = SubprocVecEnv if "processes" in switches else DummyVecEnv
-        env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs, seed=0, vec_env_cls=kind), 4)
+        kind = SubprocVecEnv if {"processes", "slow"} & set(switches) else DummyVecEnv
+        wrapper = SlowGame if "slow" in switches else AtariWrapper
+        games = make_vec_env("PongNoFrameskip-v4", n_envs, seed=0, wrapper_class=wrapper, vec_env_cls=kind)
+        env = VecFrameStack(games, 4)
     arguments = {"n_steps": 1} | OFF if "off" in switches else {}
-    arguments |= {switch: True for switch in switches if switch not in ("ALE", "processes", "off")}
+    arguments |= {switch: True for switch in switches if switch not in ("ALE", "processes", "slow", "off")}
     model = CLASSES[name](
         "CnnPolicy",
         env,

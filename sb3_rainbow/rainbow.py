@@ -100,8 +100,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
         layer of yours draws other numbers). On a GPU replay is copied to its memory, where there is room, and a whole
         gradient step is one CUDA graph: see docs/gpu.md
     :param overlap: gradient steps are made while the envs are in the first step of the next rollout, whose actions
-        are chosen before: it saves time where envs step in processes or threads of their own (``SubprocVecEnv``,
-        ``make_ale_vec_env``), and the same seed still gives the same weights
+        are chosen before: it saves the time of that step where envs are slow and step in processes or threads of
+        their own (``SubprocVecEnv``, ``make_ale_vec_env``), and the same seed still gives the same weights
     :raises ValueError: on an argument out of range, a policy or an action space that does not fit
     """
 
