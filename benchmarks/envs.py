@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--most-processes", type=int, default=16, help="SubprocVecEnv is left out beyond")
     parser.add_argument("--steps", type=int, default=4000, help="env steps of a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", default="envs.csv", help="file in benchmarks/results")
     args = parser.parse_args()
     table = []
     for n_envs in args.n_envs:
@@ -77,7 +78,7 @@ def main() -> None:
             row = {"game": args.game, "n_envs": n_envs, "env": name, "min": round(low), "median": round(median)}
             table.append(row | {"max": round(high), "ratio": round(median / base, 2)})
             print(*table[-1].values(), flush=True)
-    write_table("envs.csv", table)
+    write_table(args.output, table)
 
 
 if __name__ == "__main__":

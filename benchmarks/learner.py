@@ -3,7 +3,7 @@ What a gradient step costs, beside SB3's DQN, sb3-contrib's QR-DQN and a plain R
 
     python benchmarks/learner.py --threads 1 2
     python benchmarks/learner.py --device cuda --threads 8 --steps 200 --output learner_cuda.csv
-    python benchmarks/learner.py --profile --threads 2 --output learner_profile.csv
+    python benchmarks/learner.py --profile --threads 2
 
 All learn from batches of 32 Atari frame stacks with the Nature convolutions, each from a buffer of its own with the
 same transitions, in turn, in rounds: minimum, median and maximum over the rounds go to
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     devices = ["cpu", "cuda"] if th.cuda.is_available() else ["cpu"]
     parser.add_argument("--device", nargs="+", default=devices, choices=("cpu", "cuda"))
-    parser.add_argument("--output", default="learner.csv", help="file in benchmarks/results")
+    parser.add_argument("--output", help="file in benchmarks/results. Default: learner.csv, or learner_profile.csv")
     parser.add_argument("--profile", action="store_true", help="where the time of a gradient step goes")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -280,7 +280,7 @@ def main() -> None:
                     rows = pool.apply(operations, (name, threads, device, args.steps))
                     print(*(" ".join(map(str, row.values())) for row in rows), sep="\n", flush=True)
                     table += rows
-        write_table(args.output, table)
+        write_table(args.output or "learner_profile.csv", table)
         return
     for device, threads in runs:
         command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--serve"]
@@ -295,7 +295,7 @@ def main() -> None:
             row |= {"ms_median": round(median, 2), "ms_max": round(high, 2), "ratio": round(median / dqn, 2)}
             table.append(row | {"steps_per_second": round(1e3 / median, 1)})
             print(*table[-1].values(), flush=True)
-    write_table(args.output, table)
+    write_table(args.output or "learner.csv", table)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Env steps per second of ``learn()`` on Pong, acting, playing, storing and learni
     python benchmarks/train.py --n-envs 1 8
     python benchmarks/train.py --n-envs 2 4 16 32 64 --learners DQN RainbowDQN --output train_scaling.csv
     python benchmarks/train.py --learners "RainbowDQN, slow" "RainbowDQN, slow, overlap" --output train_slow.csv
-    python benchmarks/train.py --parts --n-envs 1 8 64 --learners DQN RainbowDQN --output train_parts.csv
+    python benchmarks/train.py --parts --n-envs 1 8 64 --learners DQN RainbowDQN
 
 All make one gradient step of a batch of 32, with the Nature convolutions, for every four env steps, on all threads.
 They learn in turn, in rounds, each in a process of its own; minimum, median and maximum of the rounds go to
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=512, help="env steps of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--output", default="train.csv", help="file in benchmarks/results")
+    parser.add_argument("--output", help="file in benchmarks/results. Default: train.csv, or train_parts.csv")
     parser.add_argument("--parts", action="store_true", help="what takes how long in learn(), without overlap")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -180,12 +180,14 @@ def main() -> None:
         return
     table: list[dict[str, Any]] = []
     if args.parts:
+        if any(learner == "plain Rainbow" or "overlap" in learner for learner in args.learners):
+            parser.error("--parts measures classes, without overlap: name them with --learners")
         for n_envs in args.n_envs:
             for learner in args.learners:
                 row = {"n_envs": n_envs, "learner": learner, "device": args.device, "threads": th.get_num_threads()}
                 table.append(row | parts(learner, n_envs, args.device, args.steps))
                 print(*table[-1].values(), flush=True)
-        write_table(args.output, table)
+        write_table(args.output or "train_parts.csv", table)
         return
     for n_envs in args.n_envs:
         command = [sys.executable, __file__, "--device", args.device, "--n-envs", str(n_envs), "--serve"]
@@ -197,7 +199,7 @@ def main() -> None:
             row |= {"min": round(min(values), 1), "median": round(median, 1), "max": round(max(values), 1)}
             table.append(row | {"ratio": round(median / base, 2)})
             print(*table[-1].values(), flush=True)
-    write_table(args.output, table)
+    write_table(args.output or "train.csv", table)
 
 
 if __name__ == "__main__":

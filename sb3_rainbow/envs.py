@@ -182,7 +182,7 @@ class AleVecEnv(VecEnv):
         return self._own_obs(), rewards, dones, infos
 
     def _own_obs(self) -> np.ndarray:
-        """The caller's own: for ``exact_gray`` the next stacks are made of ``_obs``, otherwise ALE makes them."""
+        """Without ``exact_gray`` the next stacks are ALE's, whatever a caller writes into these."""
         return self._obs.copy() if self._is_exact else self._obs
 
     def _stacked(self, obs: np.ndarray, begins: np.ndarray) -> np.ndarray:

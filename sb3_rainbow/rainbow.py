@@ -491,9 +491,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
         array = next(iter(observation.values())) if isinstance(observation, dict) else observation
         # One draw for each env. For a single env these are the random numbers that SB3's DQN draws.
         exploring = np.random.rand(len(array) if is_batch else 1) < self.exploration_rate
-        space: spaces.Discrete = self.action_space  # type: ignore[assignment]
-        # As many calls of space.sample() would draw the same
-        random_actions = space.start + space.np_random.integers(space.n, size=exploring.sum(), dtype=np.int64)
+        random_actions = np.array([self.action_space.sample() for _ in range(exploring.sum())], dtype=np.int64)
         if exploring.all():
             return (random_actions if is_batch else random_actions.squeeze(axis=0)), state
         actions, state = self.policy.predict(observation, state, episode_start, deterministic)
