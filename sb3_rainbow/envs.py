@@ -182,7 +182,7 @@ class AleVecEnv(VecEnv):
         return self._own_obs(), rewards, dones, infos
 
     def _own_obs(self) -> np.ndarray:
-        """Without ``exact_gray`` the next stacks are ALE's, whatever a caller writes into these."""
+        """For a caller to write into: only for ``exact_gray`` are the next stacks made of ``_obs``, else by ALE."""
         return self._obs.copy() if self._is_exact else self._obs
 
     def _stacked(self, obs: np.ndarray, begins: np.ndarray) -> np.ndarray:
