@@ -73,12 +73,17 @@ def test_outputs_and_gradients_are_those_of_the_network(space, kwargs):
 
 
 def test_noise_is_fresh_and_gaussian():
-    """Each of the layers has its own; the signed square is standard Gaussian, its mean and variance to 4 errors."""
+    """
+    Each of the layers has its own; the signed square is standard Gaussian, its mean and variance to 4 errors.
+
+    Of the 3,122 numbers less than one in the mean is there twice by chance, in 32 bits; 10 are with a probability below
+    1e-9. Noise that is used twice would be 51 of them or more.
+    """
     chain = Chain(network_of(IMAGES, net_arch=[512]), th.float32)
     first, second = chain.noise(), chain.noise()
     samples = th.cat([noise for pair in first for noise in pair])
-    assert not th.isin(samples, th.cat([noise for pair in second for noise in pair])).any()
-    assert len(samples.unique()) == len(samples)
+    assert th.isin(samples, th.cat([noise for pair in second for noise in pair])).sum() < 10
+    assert len(samples) - len(samples.unique()) < 10
     gaussian = samples.sign() * samples**2
     assert gaussian.mean().abs() < 4 / len(gaussian) ** 0.5
     assert (gaussian.var() - 1).abs() < 4 * (2 / len(gaussian)) ** 0.5
