@@ -52,8 +52,11 @@ def test_outputs_and_gradients_are_those_of_the_network(space, kwargs):
     network = network_of(space, **kwargs)
     assert Chain.suits(network)
     chain = Chain(network, th.float32)
+    space.seed(0)  # of other observations one batch in some hundred has a unit that rounding switches off
+    obs = th.from_numpy(np.stack([space.sample() for _ in range(7)]))
     noise = chain.noise()
     parameters = dict(network.named_parameters())
+    outputs = chain.outputs(chain.weights(parameters, noise), chain.prepared(obs))
     # The network's streams are registered one after the other, the chain's layers side by side
     streams = [network.q_net] if network.dueling is None else [network.q_net, network.value]
     layers = [layer for pair in zip(*streams, strict=True) for layer in pair if layer in noisy_layers(network)]
@@ -61,36 +64,26 @@ def test_outputs_and_gradients_are_those_of_the_network(space, kwargs):
     for layer, (of_weights, of_biases) in zip(layers, noise, strict=True):
         one_row = (lambda given: given.unsqueeze(0)) if layer.factorised else (lambda given: given)
         layer.set_noise(one_row(of_weights), one_row(of_biases))
-    errors = []
-    for _ in range(3):
-        obs = th.from_numpy(np.stack([space.sample() for _ in range(7)]))
-        outputs, expected = chain.outputs(chain.weights(parameters, noise), chain.prepared(obs)), network.outputs(obs)
-        th.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
-        direction = th.randn_like(outputs)
-        gradients, right = (
-            th.autograd.grad(each, list(parameters.values()), direction) for each in (outputs, expected)
-        )
-        relative = [
-            (ours - theirs).norm() / (theirs.norm() + 1e-3) for ours, theirs in zip(gradients, right, strict=True)
-        ]
-        errors.append(max(relative))
-    # Rounding switches a unit off, and its gradient, in one batch of some hundred, up to 5 % of a whole gradient
-    assert min(errors) <= 1e-4
-    assert max(errors) <= 0.2
+    expected = network.outputs(obs)
+    th.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+    direction = th.randn_like(outputs)
+    gradients, right = (th.autograd.grad(each, list(parameters.values()), direction) for each in (outputs, expected))
+    for gradient, right_one in zip(gradients, right, strict=True):
+        # Relative to the whole of each: rounding may switch single units off
+        assert (gradient - right_one).norm() <= 1e-3 * right_one.norm() + 1e-6
 
 
 def test_noise_is_fresh_and_gaussian():
-    """
-    Each of the layers has its own; the signed square is standard Gaussian, its mean and variance to 4 errors.
-
-    Of the 3,122 numbers less than one in the mean is there twice by chance, in 32 bits; 10 are with a probability below
-    1e-9. Noise that is used twice would be 51 of them or more.
-    """
+    """Each of the layers has its own; the signed square is standard Gaussian, its mean and variance to 4 errors."""
     chain = Chain(network_of(IMAGES, net_arch=[512]), th.float32)
     first, second = chain.noise(), chain.noise()
     samples = th.cat([noise for pair in first for noise in pair])
-    assert th.isin(samples, th.cat([noise for pair in second for noise in pair])).sum() < 10
-    assert len(samples) - len(samples.unique()) < 10
+    # Single numbers of 32 bits coincide by chance, two neighbours do not
+    neighbours = th.stack([samples[:-1], samples[1:]], dim=1)
+    assert len(neighbours.unique(dim=0)) == len(neighbours)
+    later = th.cat([noise for pair in second for noise in pair])
+    both = th.cat([neighbours, th.stack([later[:-1], later[1:]], dim=1)])
+    assert len(both.unique(dim=0)) == len(both)
     gaussian = samples.sign() * samples**2
     assert gaussian.mean().abs() < 4 / len(gaussian) ** 0.5
     assert (gaussian.var() - 1).abs() < 4 * (2 / len(gaussian)) ** 0.5
