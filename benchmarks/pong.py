@@ -13,9 +13,9 @@ the last checkpoint, of which there is one every 50,000 env steps in ``--checkpo
 first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
 ``benchmarks/results/pong/variants.png`` is drawn. Both show the runs of the folders of ``--beside`` too. ``--evaluate``
 plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The setting is the
-shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs`` or Adam's ``eps`` for
-all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, and has folders of its own for
-results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
+shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's ``eps`` or
+``sigma_init`` for all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, and has
+folders of its own for results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -76,8 +76,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     """
     :param variant: its switches
     :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
-    :param changes: arguments that are others than in the entry, Adam's ``eps`` and ``epsilon_steps``; n_envs does not
-        change gradient steps per env step
+    :param changes: arguments that are others than in the entry, Adam's ``eps``, ``sigma_init`` and ``epsilon_steps``;
+        n_envs does not change gradient steps per env step
     :param device: "cpu" or "cuda"
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
         it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
@@ -98,8 +98,10 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
         if epsilon_steps is not None:
             entry["exploration_fraction"] = min(epsilon_steps / steps, 1.0)
-    if "eps" in changes:
-        entry["policy_kwargs"]["optimizer_kwargs"]["eps"] = changes.pop("eps")
+    kwargs = entry["policy_kwargs"]
+    for name, arguments in (("eps", kwargs["optimizer_kwargs"]), ("sigma_init", kwargs)):
+        if name in changes:
+            arguments[name] = changes.pop(name)
     speed = {"amp": has_bfloat16(device), "compile": True, "overlap": device != "cpu"}
     return entry | switches | speed | changes | {"device": device}
 
