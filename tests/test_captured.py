@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from envs import Corridor
+from scipy import stats
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -322,6 +323,32 @@ def test_compiled(on_the_cpu):
     assert n_steps == 3
     assert all(value.isfinite() for value in sums.values())
     assert (model.policy.parameters_to_vector() != before).any()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_noise_of_compiled_steps(device):
+    """Both networks have their own in each step, in their weights as in the gradients; KS p above 1e-6 each."""
+    model = make(n_rows=60, policy_kwargs={"net_arch": [256]}, device=device, **OFF | {"noisy": True})
+    captured = CapturedSteps(model.policy, compiled)
+    kept = []
+    captured._weigh = lambda *args, weigh=captured._weigh: kept.append(weigh(*args)) or kept[-1]
+    seen = {"q_net": [], "q_net_target": []}
+    for _ in range(12):
+        parameters = {name: dict(copy.deepcopy(getattr(model, name)).named_parameters()) for name in seen}
+        captured.make(model.replay_buffer, 1, settings(model))
+        # A graph computes them again in the same place
+        for (name, samples), (noise, weights) in zip(seen.items(), kept[-2:], strict=True):
+            for left, right in zip(weights, captured._chain.weights(parameters[name], noise), strict=True):
+                th.testing.assert_close(left, right)
+            samples.append(th.cat([each for pair in noise for each in pair]).cpu())
+    assert (captured._graph is not None) == (device == "cuda")
+    for samples in seen.values():
+        joined = th.cat(samples)
+        assert stats.kstest((joined.sign() * joined**2).numpy(), "norm").pvalue > 1e-6
+    # Single numbers of 32 bits coincide by chance, two neighbours do not
+    rows = th.stack([row for samples in seen.values() for row in samples])
+    neighbours = th.stack([rows[:, :-1], rows[:, 1:]], dim=2).reshape(-1, 2)
+    assert len(neighbours.unique(dim=0)) == len(neighbours)
 
 
 class Numbered(Corridor):
