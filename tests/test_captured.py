@@ -327,7 +327,7 @@ def test_compiled(on_the_cpu):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 def test_noise_of_compiled_steps(device):
-    """Both networks have their own in each step, in their weights as in the gradients; KS p above 1e-6 each."""
+    """In each step each network has fresh noise, and the gradients know that of its weights; KS p above 1e-6 each."""
     model = make(n_rows=60, policy_kwargs={"net_arch": [256]}, device=device, **OFF | {"noisy": True})
     captured = CapturedSteps(model.policy, compiled)
     kept = []
