@@ -5,7 +5,9 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -54,10 +56,26 @@ def run_side_by_side(commands: list[list[str]], jobs: int) -> None:
     :param jobs: so many run at a time
     :raises subprocess.CalledProcessError: when one has failed, after all have ended
     """
+    children = []
+
+    def run(command: list[str]) -> None:
+        with subprocess.Popen(command) as child:
+            children.append(child)
+            if child.wait():
+                raise subprocess.CalledProcessError(child.returncode, command)
+
+    def stop(number: int, _: Any) -> None:  # or the processes would go on, and the next ones begin
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.terminate()
+        sys.exit(128 + number)
+
     with ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(subprocess.run, command, check=True) for command in commands]
-    for run in started:
-        run.result()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        started = [pool.submit(run, command) for command in commands]
+    for each in started:
+        each.result()
 
 
 def measure_in_turn(

@@ -8,8 +8,10 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
     python benchmarks/pong.py --change target_update_interval=1000 --device cuda --jobs 4
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
-per game to ``benchmarks/results/pong/VARIANT_SEED.csv``. It may be stopped at any time: the same command goes on from
-the last checkpoint, of which there is one every 50,000 env steps in ``--checkpoints``. The table says when each variant
+per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
+checkpoint, of which there is one every 50,000 env steps and one at the end in ``--checkpoints``; what has ended is not
+made again, and results of which there are no checkpoints, such as those that are here already, are not written over.
+The table says when each variant
 first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
 ``benchmarks/results/pong/variants.png`` is drawn. Both show the runs of the folders of ``--beside`` too. ``--evaluate``
 plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The setting is the
@@ -135,15 +137,25 @@ class Games(BaseCallback):
             self.model.save(self.checkpoint / f"weights_{self.num_timesteps}", play_only=True)  # type: ignore[call-arg]
         if self.num_timesteps >= self.next_checkpoint:
             self.next_checkpoint += CHECKPOINT_STEPS
-            self.model.save(self.checkpoint / "model")
-            self.model.save_replay_buffer(self.checkpoint / "replay_buffer")  # type: ignore[attr-defined]
-        return not (len(self.rows) >= 100 and self.rows[-1]["mean_of_100"] >= GOALS[-1])
+            self._save()
+        return not is_solved(self.rows)
+
+    def _on_training_end(self) -> None:
+        self._save()
+
+    def _save(self) -> None:
+        self.model.save(self.checkpoint / "model")
+        self.model.save_replay_buffer(self.checkpoint / "replay_buffer")  # type: ignore[attr-defined]
 
     def _row(self, score: float) -> dict[str, Any]:
         minutes = self.minutes_before + (time.perf_counter() - self.start) / 60
         last = [row["return"] for row in self.rows[-99:]] + [score]
         values = (self.num_timesteps, self.model._n_updates, round(minutes, 2), len(self.rows) + 1, score)
         return dict(zip(FIELDS, (*values, round(float(np.mean(last)), 3)), strict=True))
+
+
+def is_solved(rows: list[dict[str, Any]]) -> bool:
+    return len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]
 
 
 def write(table: Path, rows: list[dict[str, Any]]) -> None:
@@ -160,7 +172,7 @@ def read(table: Path) -> list[dict[str, Any]]:
     if not table.exists():  # no game has ended yet
         return []
     with table.open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: ast.literal_eval(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpoint: Path) -> None:
@@ -170,7 +182,14 @@ def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpo
     :param arguments: what ``setting`` returned
     :param table: file of the games
     :param checkpoint: folder
+    :raises ValueError: when there are games of a run that has left no checkpoints
     """
+    if table.exists() and not checkpoint.exists():
+        raise ValueError(
+            f"results={table} is there already, without checkpoints in {checkpoint} to go on from: write --results "
+            "with another folder, or remove it"
+        )
+    checkpoint.mkdir(parents=True, exist_ok=True)
     th.set_num_threads(1)
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=arguments.pop("n_envs"), seed=seed)
     if (checkpoint / "replay_buffer.pkl").exists():
@@ -180,8 +199,12 @@ def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpo
     else:
         model = RainbowDQN("CnnPolicy", env, seed=seed, **arguments)
         rows = []
+    if rows:
+        write(table, rows)
+    else:
+        table.unlink(missing_ok=True)  # of games after the checkpoint, which are played anew
     left = steps - model.num_timesteps
-    if left > 0 and not (len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]):
+    if left > 0 and not is_solved(rows):
         model.learn(left, Games(table, rows, checkpoint), reset_num_timesteps=False)
 
 
@@ -306,6 +329,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="of arguments: see above")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
@@ -318,7 +342,7 @@ def main() -> None:
     names = [change.replace("=", "_") for change in args.change]
     folder = "_".join(names if args.device == "cpu" else [*names, args.device])
     changes = dict(argument(change, args.steps) for change in args.change)
-    results, checkpoints = RESULTS / folder, args.checkpoints / folder
+    results, checkpoints = args.results / folder, args.checkpoints / folder
     if args.child:
         run = f"{args.variants[0]}_{args.seeds[0]}"
         arguments = setting(args.variants[0], args.steps, changes, args.device)
@@ -332,7 +356,7 @@ def main() -> None:
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        command += ["--checkpoints", str(args.checkpoints), "--device", args.device]
+        command += ["--results", str(args.results), "--checkpoints", str(args.checkpoints), "--device", args.device]
         command += ["--change", *args.change] if args.change else []
         runs = [
             [*command, "--variants", variant, "--seeds", str(seed)] for seed in args.seeds for variant in args.variants
