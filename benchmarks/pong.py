@@ -9,15 +9,15 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
-checkpoint, of which there is one every 50,000 env steps and one at the end in ``--checkpoints``; what has ended is not
-made again, and results of which there are no checkpoints, such as those that are here already, are not written over.
-The table says when each variant
-first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
-``benchmarks/results/pong/variants.png`` is drawn. Both show the runs of the folders of ``--beside`` too. ``--evaluate``
-plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The setting is the
-shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's ``eps`` or
-``sigma_init`` for all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, and has
-folders of its own for results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
+checkpoint in ``--checkpoints``, of which there is one every 50,000 env steps and one at the end. What has ended is not
+made again, and results without checkpoints, such as those that are here already, are not written over. The table says
+when each variant first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class,
+``PUBLISHED`` below); with it ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too.
+``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The
+setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's
+``eps`` or ``sigma_init`` for all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy,
+and has folders of its own for results and checkpoints, as has another ``--device``, where learning is overlapped with
+playing.
 """
 
 import argparse
@@ -137,21 +137,22 @@ class Games(BaseCallback):
             self.model.save(self.checkpoint / f"weights_{self.num_timesteps}", play_only=True)  # type: ignore[call-arg]
         if self.num_timesteps >= self.next_checkpoint:
             self.next_checkpoint += CHECKPOINT_STEPS
-            self._save()
+            save(self.model, self.checkpoint)
         return not is_solved(self.rows)
 
     def _on_training_end(self) -> None:
-        self._save()
-
-    def _save(self) -> None:
-        self.model.save(self.checkpoint / "model")
-        self.model.save_replay_buffer(self.checkpoint / "replay_buffer")  # type: ignore[attr-defined]
+        save(self.model, self.checkpoint)
 
     def _row(self, score: float) -> dict[str, Any]:
         minutes = self.minutes_before + (time.perf_counter() - self.start) / 60
         last = [row["return"] for row in self.rows[-99:]] + [score]
         values = (self.num_timesteps, self.model._n_updates, round(minutes, 2), len(self.rows) + 1, score)
         return dict(zip(FIELDS, (*values, round(float(np.mean(last)), 3)), strict=True))
+
+
+def save(model: Any, checkpoint: Path) -> None:
+    model.save(checkpoint / "model")
+    model.save_replay_buffer(checkpoint / "replay_buffer")
 
 
 def is_solved(rows: list[dict[str, Any]]) -> bool:
@@ -182,23 +183,25 @@ def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpo
     :param arguments: what ``setting`` returned
     :param table: file of the games
     :param checkpoint: folder
-    :raises ValueError: when there are games of a run that has left no checkpoints
+    :raises ValueError: when there are games of a run that has left no checkpoint
     """
-    if table.exists() and not checkpoint.exists():
+    is_begun = (checkpoint / "replay_buffer.pkl").exists()
+    if table.exists() and not is_begun:
         raise ValueError(
-            f"results={table} is there already, without checkpoints in {checkpoint} to go on from: write --results "
+            f"results={table} is there already, without a checkpoint in {checkpoint} to go on from: write --results "
             "with another folder, or remove it"
         )
-    checkpoint.mkdir(parents=True, exist_ok=True)
     th.set_num_threads(1)
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=arguments.pop("n_envs"), seed=seed)
-    if (checkpoint / "replay_buffer.pkl").exists():
+    if is_begun:
         model = RainbowDQN.load(checkpoint / "model", env, device=arguments["device"])
         model.load_replay_buffer(checkpoint / "replay_buffer")
         rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
     else:
         model = RainbowDQN("CnnPolicy", env, seed=seed, **arguments)
         rows = []
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        save(model, checkpoint)  # or games before the next one could not be told from somebody else's
     if rows:
         write(table, rows)
     else:
@@ -329,7 +332,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of tables and picture")
     parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="of arguments: see above")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")

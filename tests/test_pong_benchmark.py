@@ -1,20 +1,27 @@
 """benchmarks/pong.py, from which the numbers of the study come: stopped, gone on with, and ended."""
 
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
 
 @pytest.fixture
 def pong(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    return pytest.importorskip("pong")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("pong")
 
 
 def train(pong, folder, steps):
-    arguments = pong.setting(
-        "dqn", steps, {"batch_size": 8, "gradient_steps": 1, "compile": False, "amp": False}, "cpu"
-    )
+    changes = {"batch_size": 8, "gradient_steps": 1, "compile": False, "amp": False}
+    arguments = pong.setting("dqn", 10_000, changes, "cpu")
     pong.train(0, steps, arguments, folder / "dqn_0.csv", folder / "checkpoint")
 
 
@@ -35,6 +42,16 @@ def test_a_run_that_has_ended_is_not_made_again(pong, tmp_path):
     assert pong.read(table)[: len(rows)] == rows
 
 
+def test_a_run_may_be_stopped_before_its_first_games_are_kept(pong, tmp_path):
+    train(pong, tmp_path, 0)
+    table = tmp_path / "dqn_0.csv"
+    pong.write(table, [dict.fromkeys(pong.FIELDS, 1.0)])
+    train(pong, tmp_path, 0)
+    assert not table.exists()
+    train(pong, tmp_path, 8_400)
+    assert pong.read(table)
+
+
 def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
     table = tmp_path / "dqn_0.csv"
     pong.write(table, [dict.fromkeys(pong.FIELDS, 1.0)])
@@ -42,3 +59,22 @@ def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
     with pytest.raises(ValueError, match="--results"):
         train(pong, tmp_path, 8_400)
     assert table.read_text() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_benchmark_stops_its_runs(number, tmp_path):
+    """Three runs, two at a time: neither do these go on, nor does the third begin."""
+    run = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(120)"
+    commands = [[sys.executable, "-c", run, str(tmp_path / str(index))] for index in range(3)]
+    benchmark = f"from machine import run_side_by_side; run_side_by_side({commands}, 2)"
+    with subprocess.Popen([sys.executable, "-c", benchmark], cwd=BENCHMARKS) as process:
+        files = [tmp_path / "0", tmp_path / "1"]
+        while not all(file.exists() and file.read_text() for file in files):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+    assert not (tmp_path / "2").exists()
