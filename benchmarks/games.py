@@ -1,13 +1,14 @@
 """
 RainbowDQN beside SB3's DQN on other Atari games, both with the same small network and as many gradient steps.
 
-    OMP_NUM_THREADS=1 python benchmarks/games.py Breakout Boxing --jobs 2
+    OMP_NUM_THREADS=1 python benchmarks/games.py Breakout Boxing --jobs 2 --results logs/games
     python benchmarks/games.py Breakout Boxing --table
-    python benchmarks/games.py Boxing --learners rainbow --device cuda
+    python benchmarks/games.py Boxing --learners rainbow --device cuda --results logs/games
 
 Settings are those of the ``atari`` entries, ours and the zoo's for DQN, scaled to fewer env steps (``SCALED`` below).
-Each run writes its training games to ``benchmarks/results/games/GAME_LEARNER_SEED.csv`` at its end, with Monitor's
-returns: of whole games, unclipped. The table has the mean of the last 100 games after several numbers of env steps.
+Each run writes its training games to ``GAME_LEARNER_SEED.csv`` in ``--results`` at its end, with Monitor's returns: of
+whole games, unclipped. Results that are there already are not written over. The table has the mean of the last 100
+games after several numbers of env steps; with it ``games.png`` is drawn there.
 """
 
 import argparse
@@ -69,34 +70,39 @@ def make(learner: str, game: str, seed: int, device: str, folder: str) -> DQN:
     return {"rainbow": RainbowDQN, "dqn": DQN}[learner]("CnnPolicy", env, **arguments)
 
 
-def train(learner: str, game: str, seed: int, device: str, steps: int) -> None:
+def train(learner: str, game: str, seed: int, device: str, steps: int, results: Path) -> None:
     """
     :param learner: "rainbow" or "dqn"
     :param game: such as "Breakout"
     :param seed: of everything
     :param device: "cpu" or "cuda"
     :param steps: env steps
+    :param results: folder
+    :raises ValueError: when there are games of such a run already
     """
+    table = results / f"{game}_{learner}_{seed}.csv"
+    if table.exists():
+        raise ValueError(f"results={table} is there already: write --results with another folder, or remove it")
     th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make(learner, game, seed, device, folder).learn(steps)
         curve = read_curve(Path(folder), FRAMES_PER_STEP)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    curve.to_csv(RESULTS / f"{game}_{learner}_{seed}.csv", index=False)
+    results.mkdir(parents=True, exist_ok=True)
+    curve.to_csv(table, index=False)
 
 
-def runs(game: str) -> dict[str, pd.DataFrame]:
-    return {table.stem: pd.read_csv(table) for table in sorted(RESULTS.glob(f"{game}_*.csv"))}
+def runs(game: str, results: Path) -> dict[str, pd.DataFrame]:
+    return {table.stem: pd.read_csv(table) for table in sorted(results.glob(f"{game}_*.csv"))}
 
 
-def print_table(games: list[str]) -> None:
+def print_table(games: list[str], results: Path) -> None:
     marks = (100_000, 250_000, 500_000)
     print(
         "| run | " + " | ".join(f"at {mark:,}" for mark in marks) + " | at the end | best game | env steps | minutes |"
     )
     print("|" + "---|" * (len(marks) + 5))
     for game in games:
-        for name, curve in runs(game).items():
+        for name, curve in runs(game, results).items():
             last, steps = curve.iloc[-1], curve["env_steps"]
             means = [curve[steps <= mark].iloc[-1]["mean_return"] for mark in marks if mark <= last["env_steps"]]
             cells = [f"{mean:.1f}" for mean in means] + ["-"] * (len(marks) - len(means))
@@ -104,16 +110,16 @@ def print_table(games: list[str]) -> None:
             print(f"| {name} | {' | '.join(cells)} | {last['minutes']:.0f} |")
 
 
-def draw(games: list[str]) -> None:
+def draw(games: list[str], results: Path) -> None:
     figure, axes = plt.subplots(1, len(games), figsize=(5 * len(games), 4), squeeze=False)
     for game, plot in zip(games, axes[0], strict=True):
-        for name, curve in runs(game).items():
+        for name, curve in runs(game, results).items():
             plot.plot(curve["env_steps"], curve["mean_return"], label=name)
         plot.set(xlabel="env steps", ylabel="mean return of the last 100 games", title=f"{game}NoFrameskip-v4")
         plot.grid(alpha=0.3)
         plot.legend()
     figure.tight_layout()
-    figure.savefig(RESULTS / "games.png", dpi=110)
+    figure.savefig(results / "games.png", dpi=110)
     plt.close(figure)
 
 
@@ -124,16 +130,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of tables and picture")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        train(args.learners[0], args.games[0], args.seeds[0], args.device, args.steps)
+        train(args.learners[0], args.games[0], args.seeds[0], args.device, args.steps, args.results)
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        command += ["--device", args.device]
+        command += ["--device", args.device, "--results", str(args.results)]
         runs_of_games = [
             [*command, game, "--learners", learner, "--seeds", str(seed)]
             for game in args.games
@@ -141,8 +148,8 @@ def main() -> None:
             for learner in args.learners
         ]
         run_side_by_side(runs_of_games, args.jobs)
-    print_table(args.games)
-    draw(args.games)
+    print_table(args.games, args.results)
+    draw(args.games, args.results)
 
 
 if __name__ == "__main__":
