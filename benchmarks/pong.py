@@ -38,7 +38,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_rainbow import RainbowDQN
-from sb3_rainbow.arguments import has_bfloat16
+from sb3_rainbow.arguments import has_bfloat16, whole_number
 from sb3_rainbow.envs import make_ale_vec_env
 
 ENTRIES = Path(__file__).parents[1] / "hyperparams" / "rainbow.yml"
@@ -84,7 +84,9 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
         it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
         won by 20 points 3.6 of them
+    :raises ValueError: when there are no steps
     """
+    steps = whole_number("steps", steps, 1)
     entry = yaml.safe_load(ENTRIES.read_text())["PongNoFrameskip-v4"]
     scale = entry["n_timesteps"] / steps
     entry["exploration_fraction"] = min(entry["exploration_fraction"] * scale, 1.0)
@@ -217,10 +219,14 @@ def evaluate(checkpoint: Path, table: Path) -> None:
 
     :param checkpoint: folder of the run
     :param table: file of the means
+    :raises ValueError: when it has left none
     """
+    files = sorted(checkpoint.glob("weights_*.zip"), key=lambda file: int(file.stem.split("_")[1]))
+    if not files:
+        raise ValueError(f"checkpoints={checkpoint} has no weights to play with: make this run first")
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=1000)
     rows = []
-    for file in sorted(checkpoint.glob("weights_*.zip"), key=lambda file: int(file.stem.split("_")[1])):
+    for file in files:
         model = RainbowDQN.load(file, device="cpu", buffer_size=1)
         games, _ = evaluate_policy(model, env, EVALUATION_GAMES, deterministic=True, return_episode_rewards=True)
         row = {"env_steps": int(file.stem.split("_")[1]), "games": EVALUATION_GAMES, "mean": float(np.mean(games))}
@@ -314,7 +320,10 @@ def argument(change: str, steps: int) -> tuple[str, Any]:
         ``NAME=NUMBER_to_ENV-STEPS_then_NUMBER``
     :param steps: env steps at most
     :return: name and value
+    :raises ValueError: when it is not written so
     """
+    if "=" not in change:
+        raise ValueError(f"change={change!r} has no value: write NAME=NUMBER, such as learning_rate=1e-4")
     name, value = change.split("=")
     if "_then_" in value:
         first, later = value.split("_then_")

@@ -61,6 +61,15 @@ def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
     assert table.read_text() == before
 
 
+def test_bad_arguments_are_named(pong, tmp_path):
+    with pytest.raises(ValueError, match="steps"):
+        pong.setting("dqn", 0, {}, "cpu")
+    with pytest.raises(ValueError, match="change='learning_rate'"):
+        pong.argument("learning_rate", 10_000)
+    with pytest.raises(ValueError, match="checkpoints"):
+        pong.evaluate(tmp_path, tmp_path / "dqn_0.csv")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_benchmark_stops_its_runs(number, tmp_path):
     """Three runs, two at a time: neither do these go on, nor does the third begin."""
