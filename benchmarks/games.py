@@ -1,9 +1,9 @@
 """
 RainbowDQN beside SB3's DQN on other Atari games, both with the same small network and as many gradient steps.
 
-    OMP_NUM_THREADS=1 python benchmarks/games.py Breakout Boxing --jobs 2 --results logs/games
-    python benchmarks/games.py Breakout Boxing --table
-    python benchmarks/games.py Boxing --learners rainbow --device cuda --results logs/games
+    OMP_NUM_THREADS=1 python benchmarks/games.py Breakout Boxing --jobs 2
+    python benchmarks/games.py Breakout Boxing --table --results benchmarks/results/games
+    python benchmarks/games.py Boxing --learners rainbow --device cuda
 
 Settings are those of the ``atari`` entries, ours and the zoo's for DQN, scaled to fewer env steps (``SCALED`` below).
 Each run writes its training games to ``GAME_LEARNER_SEED.csv`` in ``--results`` at its end, with Monitor's returns: of
@@ -31,7 +31,6 @@ from sb3_rainbow.arguments import has_bfloat16
 from sb3_rainbow.envs import make_ale_vec_env
 from sb3_rainbow.networks import DataEfficientConv
 
-RESULTS = Path(__file__).parent / "results" / "games"
 FRAMES_PER_STEP, N_ENVS = 4, 8
 ZOO = Path(importlib.util.find_spec("rl_zoo3").origin).parent  # type: ignore[union-attr, arg-type]
 OF_ZOO = ("env_wrapper", "frame_stack", "n_timesteps", "policy")  # not arguments of the model
@@ -130,7 +129,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of tables and picture")
+    parser.add_argument("--results", type=Path, default=Path("logs/games"), help="folder of tables and picture")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch as th
 
+from sb3_rainbow.arguments import whole_number
+
 
 def describe_machine() -> str:
     """
@@ -54,8 +56,10 @@ def run_side_by_side(commands: list[list[str]], jobs: int) -> None:
     """
     :param commands: of processes
     :param jobs: so many run at a time
+    :raises ValueError: when no process may run
     :raises subprocess.CalledProcessError: when one has failed, after all have ended
     """
+    jobs = whole_number("jobs", jobs, 1)
     children = []
 
     def run(command: list[str]) -> None:

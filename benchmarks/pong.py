@@ -3,21 +3,20 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
 
     python benchmarks/pong.py --variants dqn rainbow --seeds 0 1 2 --jobs 2
     python benchmarks/pong.py --evaluate --variants rainbow --seeds 0
-    python benchmarks/pong.py --table
+    python benchmarks/pong.py --table --results benchmarks/results/pong
     python benchmarks/pong.py --change gamma=0.98 target_update_interval=500 --variants dqn noisy --jobs 2
     python benchmarks/pong.py --change target_update_interval=1000 --device cuda --jobs 4
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
-checkpoint in ``--checkpoints``, of which there is one every 50,000 env steps and one at the end. What has ended is not
-made again, and results without checkpoints, such as those that are here already, are not written over. The table says
-when each variant first had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class,
-``PUBLISHED`` below); with it ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too.
-``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The
-setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's
-``eps`` or ``sigma_init`` for all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy,
-and has folders of its own for results and checkpoints, as has another ``--device``, where learning is overlapped with
-playing.
+checkpoint beside it, of which there is one every 50,000 env steps and one at the end. What has ended is not made again,
+and results without checkpoints, such as the shipped ones, are not written over. The table says when each variant first
+had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
+``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. ``--evaluate`` plays 20 games
+with what each run knew after every 10,000 env steps, up to the first mean of 18. The setting is the shipped entry's,
+which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's ``eps`` or ``sigma_init`` for all,
+or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, and has folders of its own for
+results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -42,7 +41,6 @@ from sb3_rainbow.arguments import has_bfloat16, whole_number
 from sb3_rainbow.envs import make_ale_vec_env
 
 ENTRIES = Path(__file__).parents[1] / "hyperparams" / "rainbow.yml"
-RESULTS = Path(__file__).parent / "results" / "pong"
 FIELDS = ("env_steps", "gradient_steps", "minutes", "episode", "return", "mean_of_100")
 GOALS = (0, 10, 17, 18)
 CHECKPOINT_STEPS, EVALUATION_STEPS = 50_000, 10_000
@@ -243,9 +241,7 @@ def print_table(results: list[Path]) -> None:
 
     :param results: folders
     """
-    print(
-        "| variant | seeds | " + " | ".join(f"steps to {goal} | games | minutes" for goal in GOALS) + " | published |"
-    )
+    print("| variant | runs | " + " | ".join(f"steps to {goal} | games | minutes" for goal in GOALS) + " | published |")
     print("|" + "---|" * (3 + 3 * len(GOALS)))
     for variant in SWITCHES:
         runs = [read(table) for folder in results for table in sorted(folder.glob(f"{variant}_*.csv"))]
@@ -288,11 +284,12 @@ def spread(values: list[float], n_runs: int) -> str:
     """
     :param values: of the runs that got there
     :param n_runs: of all
-    :return: median and range
+    :return: median, with the runs that did not get there as later than all, and range of those that did
     """
     if not values:
         return f"none of {n_runs}"
-    text = f"{np.median(values):,.0f}"
+    median = np.median([*values, *[np.inf] * (n_runs - len(values))])
+    text = f"{median:,.0f}" if np.isfinite(median) else f"over {max(values):,.0f}"
     if len(values) > 1:
         text += f" ({min(values):,.0f} to {max(values):,.0f})"
     return text if len(values) == n_runs else f"{text}, {len(values)} of {n_runs}"
@@ -331,7 +328,10 @@ def argument(change: str, steps: int) -> tuple[str, Any]:
         return name, ChangesOnce(float(first), int(last_step) / steps, float(later))
     if value.startswith("lin_"):
         return name, LinearSchedule(float(value.removeprefix("lin_")), 0, 1)
-    return name, ast.literal_eval(value)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"change={change!r} is no number: write NAME=NUMBER, such as learning_rate=1e-4") from error
 
 
 def main() -> None:
@@ -340,8 +340,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--checkpoints", type=Path, default=Path("logs/pong_checkpoints"))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of tables and picture")
+    parser.add_argument(
+        "--results", type=Path, default=Path("logs/pong"), help="folder of tables, picture and checkpoints"
+    )
     parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="of arguments: see above")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
@@ -354,7 +355,8 @@ def main() -> None:
     names = [change.replace("=", "_") for change in args.change]
     folder = "_".join(names if args.device == "cpu" else [*names, args.device])
     changes = dict(argument(change, args.steps) for change in args.change)
-    results, checkpoints = args.results / folder, args.checkpoints / folder
+    results = args.results / folder
+    checkpoints = results / "checkpoints"
     if args.child:
         run = f"{args.variants[0]}_{args.seeds[0]}"
         arguments = setting(args.variants[0], args.steps, changes, args.device)
@@ -368,12 +370,17 @@ def main() -> None:
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        command += ["--results", str(args.results), "--checkpoints", str(args.checkpoints), "--device", args.device]
+        command += ["--results", str(args.results), "--device", args.device]
         command += ["--change", *args.change] if args.change else []
         runs = [
-            [*command, "--variants", variant, "--seeds", str(seed)] for seed in args.seeds for variant in args.variants
+            [*command, "--variants", variant, "--seeds", str(seed)]
+            for seed in dict.fromkeys(args.seeds)
+            for variant in dict.fromkeys(args.variants)
         ]
         run_side_by_side(runs, args.jobs)
+    for each in (results, *args.beside):
+        if not any(each.glob("*_*.csv")):
+            raise ValueError(f"results={each} has no games: make a run with it first, or write another folder")
     print_table([results, *args.beside])
     draw_curves([results, *args.beside])
 

@@ -66,8 +66,17 @@ def test_bad_arguments_are_named(pong, tmp_path):
         pong.setting("dqn", 0, {}, "cpu")
     with pytest.raises(ValueError, match="change='learning_rate'"):
         pong.argument("learning_rate", 10_000)
+    with pytest.raises(ValueError, match="change='learning_rate=x'"):
+        pong.argument("learning_rate=x", 10_000)
     with pytest.raises(ValueError, match="checkpoints"):
         pong.evaluate(tmp_path, tmp_path / "dqn_0.csv")
+
+
+def test_medians_count_runs_that_did_not_get_there(pong):
+    assert pong.spread([1.0, 2.0, 3.0], 3) == "2 (1 to 3)"
+    assert pong.spread([10.0, 20.0, 40.0], 4) == "30 (10 to 40), 3 of 4"
+    assert pong.spread([10.0, 20.0], 4) == "over 20 (10 to 20), 2 of 4"
+    assert pong.spread([], 2) == "none of 2"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
