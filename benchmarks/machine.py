@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch as th
@@ -61,14 +62,18 @@ def run_side_by_side(commands: list[list[str]], jobs: int) -> None:
     """
     jobs = whole_number("jobs", jobs, 1)
     children = []
+    is_stopped = Event()
 
     def run(command: list[str]) -> None:
         with subprocess.Popen(command) as child:
             children.append(child)
+            if is_stopped.is_set():  # begun while others were stopped
+                child.terminate()
             if child.wait():
                 raise subprocess.CalledProcessError(child.returncode, command)
 
     def stop(number: int, _: Any) -> None:  # or the processes would go on, and the next ones begin
+        is_stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
         for child in children:
             child.terminate()

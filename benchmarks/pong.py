@@ -11,17 +11,19 @@ A run ends when the mean of its last 100 training games reaches 18, or after ``-
 per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
 checkpoint beside it, of which there is one every 50,000 env steps and one at the end. What has ended is not made again,
 and results without checkpoints, such as the shipped ones, are not written over. The table says when each variant first
-had a mean of 0, 10, 17 and 18, beside the published run (one seed, GTX 1080 class, ``PUBLISHED`` below); with it
-``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. ``--evaluate`` plays 20 games
-with what each run knew after every 10,000 env steps, up to the first mean of 18. The setting is the shipped entry's,
-which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's ``eps`` or ``sigma_init`` for all,
-or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, and has folders of its own for
-results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
+had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run (one seed, GTX 1080 class,
+``PUBLISHED`` below); with it ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too.
+``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The
+setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's
+``eps`` or ``sigma_init`` for all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy,
+and has folders of its own for results and checkpoints, as has another ``--device``, where learning is overlapped with
+playing.
 """
 
 import argparse
 import ast
 import csv
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -44,6 +46,7 @@ ENTRIES = Path(__file__).parents[1] / "hyperparams" / "rainbow.yml"
 FIELDS = ("env_steps", "gradient_steps", "minutes", "episode", "return", "mean_of_100")
 GOALS = (0, 10, 17, 18)
 CHECKPOINT_STEPS, EVALUATION_STEPS = 50_000, 10_000
+SCHEDULES = ("learning_rate", "exploration_fraction", "prioritized_replay_beta_fraction")  # over --steps
 EVALUATION_GAMES = 20
 OFF = {"n_steps": 1, "double_q": False, "dueling": False, "noisy": False, "distributional": False}
 OFF["prioritized_replay"] = False
@@ -151,8 +154,28 @@ class Games(BaseCallback):
 
 
 def save(model: Any, checkpoint: Path) -> None:
-    model.save(checkpoint / "model")
-    model.save_replay_buffer(checkpoint / "replay_buffer")
+    """
+    :param model: to go on with later. The one before stays until this one and its replay buffer are complete
+    :param checkpoint: folder
+    """
+    before = [file for pattern in ("model_*", "replay_buffer_*") for file in checkpoint.glob(pattern)]
+    model.save(checkpoint / f"model_{model.num_timesteps}")
+    model.save_replay_buffer(checkpoint / f"replay_buffer_{model.num_timesteps}")
+    for file in before:
+        if steps_of(file) != model.num_timesteps:
+            file.unlink()
+
+
+def steps_of(file: Path) -> int:
+    return int(file.stem.split("_")[-1])
+
+
+def last_steps(checkpoint: Path) -> int | None:
+    """
+    :param checkpoint: folder
+    :return: env steps of the last model that was saved with its replay buffer
+    """
+    return max(map(steps_of, checkpoint.glob("replay_buffer_*.pkl")), default=None)
 
 
 def is_solved(rows: list[dict[str, Any]]) -> bool:
@@ -185,17 +208,18 @@ def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpo
     :param checkpoint: folder
     :raises ValueError: when there are games of a run that has left no checkpoint
     """
-    is_begun = (checkpoint / "replay_buffer.pkl").exists()
-    if table.exists() and not is_begun:
+    last = last_steps(checkpoint)
+    if table.exists() and last is None:
         raise ValueError(
             f"results={table} is there already, without a checkpoint in {checkpoint} to go on from: write --results "
             "with another folder, or remove it"
         )
     th.set_num_threads(1)
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=arguments.pop("n_envs"), seed=seed)
-    if is_begun:
-        model = RainbowDQN.load(checkpoint / "model", env, device=arguments["device"])
-        model.load_replay_buffer(checkpoint / "replay_buffer")
+    if last is not None:
+        schedules = {name: arguments[name] for name in SCHEDULES}
+        model = RainbowDQN.load(checkpoint / f"model_{last}", env, device=arguments["device"], **schedules)
+        model.load_replay_buffer(checkpoint / f"replay_buffer_{last}")
         rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
     else:
         model = RainbowDQN("CnnPolicy", env, seed=seed, **arguments)
@@ -219,7 +243,7 @@ def evaluate(checkpoint: Path, table: Path) -> None:
     :param table: file of the means
     :raises ValueError: when it has left none
     """
-    files = sorted(checkpoint.glob("weights_*.zip"), key=lambda file: int(file.stem.split("_")[1]))
+    files = sorted(checkpoint.glob("weights_*.zip"), key=steps_of)
     if not files:
         raise ValueError(f"checkpoints={checkpoint} has no weights to play with: make this run first")
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=1000)
@@ -227,7 +251,7 @@ def evaluate(checkpoint: Path, table: Path) -> None:
     for file in files:
         model = RainbowDQN.load(file, device="cpu", buffer_size=1)
         games, _ = evaluate_policy(model, env, EVALUATION_GAMES, deterministic=True, return_episode_rewards=True)
-        row = {"env_steps": int(file.stem.split("_")[1]), "games": EVALUATION_GAMES, "mean": float(np.mean(games))}
+        row = {"env_steps": steps_of(file), "games": EVALUATION_GAMES, "mean": float(np.mean(games))}
         rows.append(row | {"min": float(np.min(games)), "max": float(np.max(games))})
         print(checkpoint.name, *rows[-1].values(), flush=True)
         write(table, rows)
@@ -243,8 +267,9 @@ def print_table(results: list[Path]) -> None:
     """
     print("| variant | runs | " + " | ".join(f"steps to {goal} | games | minutes" for goal in GOALS) + " | published |")
     print("|" + "---|" * (3 + 3 * len(GOALS)))
-    for variant in SWITCHES:
-        runs = [read(table) for folder in results for table in sorted(folder.glob(f"{variant}_*.csv"))]
+    for variant, is_gpu in itertools.product(SWITCHES, (False, True)):
+        folders = [folder for folder in results if on_gpu(folder) == is_gpu]
+        runs = [read(table) for folder in folders for table in sorted(folder.glob(f"{variant}_*.csv"))]
         if not runs:
             continue
         cells = []
@@ -253,7 +278,11 @@ def print_table(results: list[Path]) -> None:
             for name in ("env_steps", "episode", "minutes"):
                 cells.append(spread([row[name] for row in reached if row], len(runs)))
         published = "{:,} to 0, {:,} to 18, {} games".format(*PUBLISHED[variant]) if variant in PUBLISHED else ""
-        print(f"| {variant} | {len(runs)} | {' | '.join(cells)} | {published} |")
+        print(f"| {variant}{', on a GPU' * is_gpu} | {len(runs)} | {' | '.join(cells)} | {published} |")
+
+
+def on_gpu(results: Path) -> bool:
+    return "cuda" in results.name
 
 
 def draw_curves(results: list[Path]) -> None:
@@ -267,7 +296,7 @@ def draw_curves(results: list[Path]) -> None:
         for run, table in enumerate(table for folder in results for table in sorted(folder.glob(f"{variant}_*.csv"))):
             rows = read(table)
             steps, means = [row["env_steps"] for row in rows], [row["mean_of_100"] for row in rows]
-            style = "--" if table.parent.name.endswith("cuda") else "-"
+            style = "--" if on_gpu(table.parent) else "-"
             axes.plot(steps, means, style, color=f"C{number}", label=None if run else variant)
     axes.axhline(GOALS[-1], color="gray", linewidth=0.8)
     axes.set(

@@ -20,8 +20,9 @@ def pong(monkeypatch):
 
 
 def train(pong, folder, steps):
-    changes = {"batch_size": 8, "gradient_steps": 1, "compile": False, "amp": False}
-    arguments = pong.setting("dqn", 10_000, changes, "cpu")
+    changes = {"batch_size": 8, "gradient_steps": 1, "compile": False, "amp": False, "epsilon_steps": 4_000}
+    changes["learning_starts"] = min(steps // 2, 5_000)
+    arguments = pong.setting("dqn", max(steps, 1), changes, "cpu")
     pong.train(0, steps, arguments, folder / "dqn_0.csv", folder / "checkpoint")
 
 
@@ -40,6 +41,32 @@ def test_a_run_that_has_ended_is_not_made_again(pong, tmp_path):
     train(pong, tmp_path, 17_000)  # goes on
     assert len(pong.read(table)) > len(rows)
     assert pong.read(table)[: len(rows)] == rows
+    (model,) = (tmp_path / "checkpoint").glob("model_*")
+    assert pong.RainbowDQN.load(model, buffer_size=1).exploration_fraction == 4_000 / 17_000  # as if begun so
+
+
+def test_a_crash_leaves_a_model_with_its_own_replay_buffer(pong, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint"
+    train(pong, tmp_path, 80)
+    with monkeypatch.context() as crash:
+        crash.setattr(pong.RainbowDQN, "save_replay_buffer", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            train(pong, tmp_path, 160)
+    assert (checkpoint / "model_160.zip").exists()
+    assert pong.last_steps(checkpoint) == 80
+    train(pong, tmp_path, 160)
+    names = ["model_160.zip", "replay_buffer_160.pkl"]
+    assert sorted(file.name for file in checkpoint.iterdir() if "weights" not in file.name) == names
+
+
+def test_minutes_of_cpu_and_gpu_are_apart(pong, tmp_path, capsys):
+    for folder, minutes in (("pong", 10.0), ("pong_cuda", 2.0)):
+        row = dict.fromkeys(pong.FIELDS, 20.0) | {"minutes": minutes}
+        pong.write(tmp_path / folder / "dqn_0.csv", [row] * 100)
+    pong.print_table([tmp_path / "pong", tmp_path / "pong_cuda"])
+    cpu, gpu = capsys.readouterr().out.splitlines()[2:]
+    assert cpu.startswith("| dqn | 1 | 20 | 20 | 10 |")
+    assert gpu.startswith("| dqn, on a GPU | 1 | 20 | 20 | 2 |")
 
 
 def test_a_run_may_be_stopped_before_its_first_games_are_kept(pong, tmp_path):
