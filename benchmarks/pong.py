@@ -14,10 +14,10 @@ and results without checkpoints, such as the shipped ones, are not written over.
 had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run (one seed, GTX 1080 class,
 ``PUBLISHED`` below); with it ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too.
 ``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The
-setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it, ``n_envs``, Adam's
-``eps`` or ``sigma_init`` for all, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy,
-and has folders of its own for results and checkpoints, as has another ``--device``, where learning is overlapped with
-playing.
+setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it or of its
+``policy_kwargs``, ``n_envs``, Adam's ``eps``, or ``epsilon_steps``, the env steps in which epsilon falls where nothing
+is noisy, for all, and has folders of its own for results and checkpoints, as has another ``--device``, where learning
+is overlapped with playing.
 """
 
 import argparse
@@ -36,7 +36,7 @@ import yaml
 from machine import run_side_by_side
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import LinearSchedule, get_device
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.arguments import has_bfloat16, whole_number
@@ -79,13 +79,13 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     """
     :param variant: its switches
     :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
-    :param changes: arguments that are others than in the entry, Adam's ``eps``, ``sigma_init`` and ``epsilon_steps``;
-        n_envs does not change gradient steps per env step
-    :param device: "cpu" or "cuda"
+    :param changes: arguments that are others than in the entry or its ``policy_kwargs``, Adam's ``eps``, and
+        ``epsilon_steps``; n_envs does not change gradient steps per env step
+    :param device: such as "cpu" or "cuda"
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
         it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
         won by 20 points 3.6 of them
-    :raises ValueError: when there are no steps
+    :raises ValueError: when there are no steps, or no whole gradient steps for each step of so many envs
     """
     steps = whole_number("steps", steps, 1)
     entry = yaml.safe_load(ENTRIES.read_text())["PongNoFrameskip-v4"]
@@ -94,7 +94,10 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     entry["prioritized_replay_beta_fraction"] = min(scale, 1.0)
     for name in ("env_wrapper", "frame_stack", "n_timesteps", "policy"):
         del entry[name]
-    entry["gradient_steps"] = entry["gradient_steps"] * changes.get("n_envs", entry["n_envs"]) // entry["n_envs"]
+    n_envs = whole_number("n_envs", changes.get("n_envs", entry["n_envs"]), 1)
+    entry["gradient_steps"], rest = divmod(entry["gradient_steps"] * n_envs, entry["n_envs"])
+    if rest and "gradient_steps" not in changes:
+        raise ValueError(f"n_envs={n_envs} leaves no whole gradient steps for each step of the envs: write an even one")
     entry["policy_kwargs"] = eval(entry["policy_kwargs"])  # as RL Zoo does
     switches = OFF | SWITCHES[variant]
     changes = dict(changes)
@@ -104,10 +107,10 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
         if epsilon_steps is not None:
             entry["exploration_fraction"] = min(epsilon_steps / steps, 1.0)
     kwargs = entry["policy_kwargs"]
-    for name, arguments in (("eps", kwargs["optimizer_kwargs"]), ("sigma_init", kwargs)):
-        if name in changes:
-            arguments[name] = changes.pop(name)
-    speed = {"amp": has_bfloat16(device), "compile": True, "overlap": device != "cpu"}
+    for arguments in (kwargs["optimizer_kwargs"], kwargs):
+        arguments |= {name: changes.pop(name) for name in arguments.keys() & changes.keys()}
+    device_type = th.device(device).type
+    speed = {"amp": has_bfloat16(device_type), "compile": True, "overlap": device_type != "cpu"}
     return entry | switches | speed | changes | {"device": device}
 
 
@@ -127,8 +130,8 @@ class Games(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.start = time.perf_counter()
-        self.next_checkpoint = self.num_timesteps + CHECKPOINT_STEPS
-        self.next_weights = self.num_timesteps + EVALUATION_STEPS
+        self.next_checkpoint = following(self.num_timesteps, CHECKPOINT_STEPS)
+        self.next_weights = following(self.num_timesteps, EVALUATION_STEPS)
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -136,10 +139,10 @@ class Games(BaseCallback):
                 self.rows.append(self._row(info["episode"]["r"]))
                 write(self.table, self.rows)
         if self.num_timesteps >= self.next_weights:
-            self.next_weights += EVALUATION_STEPS
+            self.next_weights = following(self.num_timesteps, EVALUATION_STEPS)
             self.model.save(self.checkpoint / f"weights_{self.num_timesteps}", play_only=True)  # type: ignore[call-arg]
         if self.num_timesteps >= self.next_checkpoint:
-            self.next_checkpoint += CHECKPOINT_STEPS
+            self.next_checkpoint = following(self.num_timesteps, CHECKPOINT_STEPS)
             save(self.model, self.checkpoint)
         return not is_solved(self.rows)
 
@@ -151,6 +154,10 @@ class Games(BaseCallback):
         last = [row["return"] for row in self.rows[-99:]] + [score]
         values = (self.num_timesteps, self.model._n_updates, round(minutes, 2), len(self.rows) + 1, score)
         return dict(zip(FIELDS, (*values, round(float(np.mean(last)), 3)), strict=True))
+
+
+def following(env_steps: int, period: int) -> int:
+    return (env_steps // period + 1) * period
 
 
 def save(model: Any, checkpoint: Path) -> None:
@@ -348,19 +355,20 @@ def argument(change: str, steps: int) -> tuple[str, Any]:
     :return: name and value
     :raises ValueError: when it is not written so
     """
-    if "=" not in change:
-        raise ValueError(f"change={change!r} has no value: write NAME=NUMBER, such as learning_rate=1e-4")
-    name, value = change.split("=")
-    if "_then_" in value:
-        first, later = value.split("_then_")
-        first, last_step = first.split("_to_")
-        return name, ChangesOnce(float(first), int(last_step) / steps, float(later))
-    if value.startswith("lin_"):
-        return name, LinearSchedule(float(value.removeprefix("lin_")), 0, 1)
     try:
+        name, value = change.split("=")
+        if "_then_" in value:
+            first, later = value.split("_then_")
+            first, last_step = first.split("_to_")
+            return name, ChangesOnce(float(first), int(last_step) / steps, float(later))
+        if value.startswith("lin_"):
+            return name, LinearSchedule(float(value.removeprefix("lin_")), 0, 1)
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError) as error:
-        raise ValueError(f"change={change!r} is no number: write NAME=NUMBER, such as learning_rate=1e-4") from error
+        raise ValueError(
+            f"change={change!r} has no number: write NAME=NUMBER, such as learning_rate=1e-4, NAME=lin_NUMBER or "
+            "NAME=NUMBER_to_ENV-STEPS_then_NUMBER"
+        ) from error
 
 
 def main() -> None:
@@ -381,14 +389,15 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    device = str(get_device(args.device))
     names = [change.replace("=", "_") for change in args.change]
-    folder = "_".join(names if args.device == "cpu" else [*names, args.device])
+    folder = "_".join(names if device == "cpu" else [*names, device])
     changes = dict(argument(change, args.steps) for change in args.change)
     results = args.results / folder
     checkpoints = results / "checkpoints"
     if args.child:
         run = f"{args.variants[0]}_{args.seeds[0]}"
-        arguments = setting(args.variants[0], args.steps, changes, args.device)
+        arguments = setting(args.variants[0], args.steps, changes, device)
         train(args.seeds[0], args.steps, arguments, results / f"{run}.csv", checkpoints / run)
         return
     if args.evaluate:
@@ -399,7 +408,7 @@ def main() -> None:
         return
     if not args.table:
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        command += ["--results", str(args.results), "--device", args.device]
+        command += ["--results", str(args.results), "--device", device]
         command += ["--change", *args.change] if args.change else []
         runs = [
             [*command, "--variants", variant, "--seeds", str(seed)]

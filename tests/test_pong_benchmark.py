@@ -91,12 +91,24 @@ def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
 def test_bad_arguments_are_named(pong, tmp_path):
     with pytest.raises(ValueError, match="steps"):
         pong.setting("dqn", 0, {}, "cpu")
-    with pytest.raises(ValueError, match="change='learning_rate'"):
-        pong.argument("learning_rate", 10_000)
-    with pytest.raises(ValueError, match="change='learning_rate=x'"):
-        pong.argument("learning_rate=x", 10_000)
+    with pytest.raises(ValueError, match="n_envs=3"):
+        pong.setting("dqn", 10_000, {"n_envs": 3}, "cpu")
+    for change in ("learning_rate", "learning_rate=x", "learning_rate=lin_x", "learning_rate=1e-4_then_3", "a=b=3"):
+        with pytest.raises(ValueError, match=f"change='{change}'"):
+            pong.argument(change, 10_000)
     with pytest.raises(ValueError, match="checkpoints"):
         pong.evaluate(tmp_path, tmp_path / "dqn_0.csv")
+
+
+def test_changes_reach_what_they_name(pong):
+    changes = {"n_envs": 16, "sigma_init": 0.5, "eps": 1e-8, "learning_starts": 7}
+    arguments = pong.setting("rainbow", 10_000, changes, "cpu")
+    assert (arguments["n_envs"], arguments["gradient_steps"], arguments["learning_starts"]) == (16, 8, 7)
+    assert arguments["policy_kwargs"]["sigma_init"] == 0.5
+    assert arguments["policy_kwargs"]["optimizer_kwargs"]["eps"] == 1e-8
+    assert "sigma_init" not in arguments
+    assert pong.following(9_999, 10_000) == 10_000
+    assert pong.following(10_000, 10_000) == 20_000
 
 
 def test_medians_count_runs_that_did_not_get_there(pong):
