@@ -1,7 +1,7 @@
 """
 How many hidden units take part in what a network that a Pong run has left decides.
 
-    python benchmarks/active_units.py logs/pong_checkpoints/dueling_1/weights_100000.zip
+    python benchmarks/active_units.py logs/pong/checkpoints/dueling_1/weights_100000.zip
 
 Plays eight games with mean weights for 600 steps each, and prints of the hidden layer of each stream which share of its
 units is active in a state, in the mean, how many were active in no state at all, and in which share of the states none

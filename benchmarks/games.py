@@ -8,7 +8,7 @@ RainbowDQN beside SB3's DQN on other Atari games, both with the same small netwo
 Settings are those of the ``atari`` entries, ours and the zoo's for DQN, scaled to fewer env steps (``SCALED`` below).
 Each run writes its training games to ``GAME_LEARNER_SEED.csv`` in ``--results`` at its end, with Monitor's returns: of
 whole games, unclipped. Results that are there already are not written over. The table has the mean of the last 100
-games after several numbers of env steps; with it ``games.png`` is drawn there.
+games after several numbers of env steps; with it ``games.png``, a panel for each named game, is drawn there.
 """
 
 import argparse
@@ -142,11 +142,16 @@ def main() -> None:
         command += ["--device", args.device, "--results", str(args.results)]
         runs_of_games = [
             [*command, game, "--learners", learner, "--seeds", str(seed)]
-            for game in args.games
-            for seed in args.seeds
+            for game in dict.fromkeys(args.games)
+            for seed in dict.fromkeys(args.seeds)
             for learner in args.learners
         ]
         run_side_by_side(runs_of_games, args.jobs)
+    for game in args.games:
+        if not runs(game, args.results):
+            raise ValueError(
+                f"games={game} has no results in {args.results}: make a run first, or write another folder"
+            )
     print_table(args.games, args.results)
     draw(args.games, args.results)
 

@@ -1,7 +1,7 @@
 """
 By how much a network that a Pong run has left overestimates what its own play is worth.
 
-    python benchmarks/overestimation.py logs/pong_checkpoints/dqn_0/weights_100000.zip
+    python benchmarks/overestimation.py logs/pong/checkpoints/dqn_0/weights_100000.zip
 
 Plays eight games with mean weights, and prints the mean over all states of the highest Q-value, and of the discounted
 return that came after them. Without error the two would be equal.

@@ -1,8 +1,8 @@
 """
 How fast a network learns what a Pong screen is worth: no agent, so minutes tell what a run takes hours for.
 
-    python benchmarks/pong.py --variants rainbow --seeds 1 --checkpoints CHECKPOINTS
-    python benchmarks/pong_values.py CHECKPOINTS/rainbow_1/replay_buffer.pkl
+    python benchmarks/pong.py --variants rainbow --seeds 1
+    python benchmarks/pong_values.py logs/pong/checkpoints/rainbow_1/replay_buffer_*.pkl
 
 Takes all transitions of a replay buffer that a run has left, and fits the discounted return that came after each of
 them, as a categorical distribution, with one hidden layer behind the convolutions. Prints the share of the returns'

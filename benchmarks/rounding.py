@@ -1,7 +1,7 @@
 """
 In how many states bfloat16 chooses another action for a network that a Pong run has left.
 
-    python benchmarks/rounding.py logs/pong_checkpoints/dqn_0/weights_700000.zip
+    python benchmarks/rounding.py logs/pong/checkpoints/dqn_0/weights_700000.zip
 
 Plays eight games with mean weights for 250 steps each, and prints the median difference between the two highest
 Q-values, and the share of states in which another action has the highest Q-value under ``amp``: with the last layer in
