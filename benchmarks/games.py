@@ -144,7 +144,7 @@ def main() -> None:
             [*command, game, "--learners", learner, "--seeds", str(seed)]
             for game in dict.fromkeys(args.games)
             for seed in dict.fromkeys(args.seeds)
-            for learner in args.learners
+            for learner in dict.fromkeys(args.learners)
         ]
         run_side_by_side(runs_of_games, args.jobs)
     for game in args.games:

@@ -24,6 +24,7 @@ import argparse
 import ast
 import csv
 import itertools
+import re
 import sys
 import time
 from pathlib import Path
@@ -78,7 +79,8 @@ PUBLISHED = {
 def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> dict[str, Any]:
     """
     :param variant: its switches
-    :param steps: env steps at most; epsilon and beta change as in the entry, however many these are
+    :param steps: env steps at most. Epsilon changes as in the entry, however many these are, and so does beta, but with
+        fewer than in the entry it is 1 at their end, and stays so when a run goes on
     :param changes: arguments that are others than in the entry or its ``policy_kwargs``, Adam's ``eps``, and
         ``epsilon_steps``; n_envs does not change gradient steps per env step
     :param device: such as "cpu" or "cuda"
@@ -289,7 +291,11 @@ def print_table(results: list[Path]) -> None:
 
 
 def on_gpu(results: Path) -> bool:
-    return "cuda" in results.name
+    """
+    :param results: folder, whose name ends with the device where that is a GPU
+    :return: whether its runs were made there
+    """
+    return re.search(r"(^|_)cuda(:\d+)?$", results.name) is not None
 
 
 def draw_curves(results: list[Path]) -> None:
@@ -389,7 +395,10 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="play with the weights of runs, and train nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    device = str(get_device(args.device))
+    args.steps = whole_number("steps", args.steps, 1)
+    device = str(get_device("auto")) if args.device == "auto" else args.device
+    if not (args.table or args.evaluate) and get_device(device).type != th.device(device).type:
+        raise ValueError(f"device={device!r} is not there: write --device cpu")
     names = [change.replace("=", "_") for change in args.change]
     folder = "_".join(names if device == "cpu" else [*names, device])
     changes = dict(argument(change, args.steps) for change in args.change)
