@@ -48,8 +48,12 @@ def test_a_run_that_has_ended_is_not_made_again(pong, tmp_path):
 def test_a_crash_leaves_a_model_with_its_own_replay_buffer(pong, tmp_path, monkeypatch):
     checkpoint = tmp_path / "checkpoint"
     train(pong, tmp_path, 80)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as crash:
-        crash.setattr(pong.RainbowDQN, "save_replay_buffer", lambda *_: signal.raise_signal(signal.SIGINT))
+        crash.setattr(pong.RainbowDQN, "save_replay_buffer", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(pong, tmp_path, 160)
     assert (checkpoint / "model_160.zip").exists()
