@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch as th
 import yaml
-from machine import run_side_by_side
+from machine import check_device, run_side_by_side
 from stable_baselines3 import DQN
 from training_curve import read_curve
 
@@ -138,6 +138,7 @@ def main() -> None:
         train(args.learners[0], args.games[0], args.seeds[0], args.device, args.steps, args.results)
         return
     if not args.table:
+        check_device(args.device)
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
         command += ["--device", args.device, "--results", str(args.results)]
         runs_of_games = [

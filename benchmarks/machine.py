@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.utils import get_device
 
 from sb3_rainbow.arguments import whole_number
 
@@ -51,6 +52,15 @@ def write_table(name: str, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, [*rows[0], "machine", "versions"])
         writer.writeheader()
         writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in rows)
+
+
+def check_device(device: str) -> None:
+    """
+    :param device: such as "cpu" or "cuda"
+    :raises ValueError: when it is not there, where SB3 would take the CPU, for hours
+    """
+    if get_device(device).type != th.device(device).type:
+        raise ValueError(f"device={device!r} is not there: write --device cpu")
 
 
 def run_side_by_side(commands: list[list[str]], jobs: int) -> None:

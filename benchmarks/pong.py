@@ -34,10 +34,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 import yaml
-from machine import run_side_by_side
+from machine import check_device, run_side_by_side
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.utils import LinearSchedule, get_device
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.arguments import has_bfloat16, whole_number
@@ -254,7 +254,7 @@ def evaluate(checkpoint: Path, table: Path) -> None:
     """
     files = sorted(checkpoint.glob("weights_*.zip"), key=steps_of)
     if not files:
-        raise ValueError(f"checkpoints={checkpoint} has no weights to play with: make this run first")
+        raise ValueError(f"results={checkpoint} has no weights to play with: make this run first")
     env = make_ale_vec_env("PongNoFrameskip-v4", n_envs=8, seed=1000)
     rows = []
     for file in files:
@@ -396,17 +396,14 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.steps = whole_number("steps", args.steps, 1)
-    device = str(get_device("auto")) if args.device == "auto" else args.device
-    if not (args.table or args.evaluate) and get_device(device).type != th.device(device).type:
-        raise ValueError(f"device={device!r} is not there: write --device cpu")
     names = [change.replace("=", "_") for change in args.change]
-    folder = "_".join(names if device == "cpu" else [*names, device])
+    folder = "_".join(names if args.device == "cpu" else [*names, args.device])
     changes = dict(argument(change, args.steps) for change in args.change)
     results = args.results / folder
     checkpoints = results / "checkpoints"
     if args.child:
         run = f"{args.variants[0]}_{args.seeds[0]}"
-        arguments = setting(args.variants[0], args.steps, changes, device)
+        arguments = setting(args.variants[0], args.steps, changes, args.device)
         train(args.seeds[0], args.steps, arguments, results / f"{run}.csv", checkpoints / run)
         return
     if args.evaluate:
@@ -416,8 +413,9 @@ def main() -> None:
                 evaluate(checkpoints / run, results / "evaluations" / f"{run}.csv")
         return
     if not args.table:
+        check_device(args.device)
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
-        command += ["--results", str(args.results), "--device", device]
+        command += ["--results", str(args.results), "--device", args.device]
         command += ["--change", *args.change] if args.change else []
         runs = [
             [*command, "--variants", variant, "--seeds", str(seed)]

@@ -92,7 +92,7 @@ def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
     assert table.read_text() == before
 
 
-def test_bad_arguments_are_named(pong, tmp_path):
+def test_bad_arguments_are_named(pong, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="steps"):
         pong.setting("dqn", 0, {}, "cpu")
     with pytest.raises(ValueError, match="n_envs=3"):
@@ -100,8 +100,12 @@ def test_bad_arguments_are_named(pong, tmp_path):
     for change in ("learning_rate", "learning_rate=x", "learning_rate=lin_x", "learning_rate=1e-4_then_3", "a=b=3"):
         with pytest.raises(ValueError, match=f"change='{change}'"):
             pong.argument(change, 10_000)
-    with pytest.raises(ValueError, match="checkpoints"):
+    with pytest.raises(ValueError, match=r"results=.* no weights"):
         pong.evaluate(tmp_path, tmp_path / "dqn_0.csv")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    pong.check_device("cpu")
+    with pytest.raises(ValueError, match="device='cuda'"):
+        pong.check_device("cuda")
 
 
 def test_changes_reach_what_they_name(pong):
