@@ -11,30 +11,27 @@ A run ends when the mean of its last 100 training games reaches 18, or after ``-
 per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
 checkpoint beside it, of which there is one every 50,000 env steps and one at the end. What has ended is not made again,
 and results without checkpoints, such as the shipped ones, are not written over. The table says when each variant first
-had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run (one seed, GTX 1080 class,
-``PUBLISHED`` below); with it ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too.
-``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first mean of 18. The
-setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it or of its
-``policy_kwargs``, ``n_envs``, Adam's ``eps``, or ``epsilon_steps``, the env steps in which epsilon falls where nothing
-is noisy, for all, and has folders of its own for results and checkpoints, as has another ``--device``, where learning
-is overlapped with playing.
+had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run (one seed, GTX 1080 class); with it
+``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. The variant ``n_step`` is all of
+2-, 3- and 4-step. ``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first
+mean of 18. The setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it or of
+its ``policy_kwargs``, ``n_envs``, Adam's ``eps``, or ``epsilon_steps``, the env steps in which epsilon falls where
+nothing is noisy, for all, and has folders of its own for results and checkpoints, as has another ``--device``, where
+learning is overlapped with playing.
 """
 
 import argparse
 import ast
-import csv
-import itertools
-import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 import yaml
 from machine import check_device, run_side_by_side
+from pong_results import FIELDS, GOALS, draw_curves, print_table, read, write
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
@@ -44,8 +41,6 @@ from sb3_rainbow.arguments import has_bfloat16, whole_number
 from sb3_rainbow.envs import make_ale_vec_env
 
 ENTRIES = Path(__file__).parents[1] / "hyperparams" / "rainbow.yml"
-FIELDS = ("env_steps", "gradient_steps", "minutes", "episode", "return", "mean_of_100")
-GOALS = (0, 10, 17, 18)
 CHECKPOINT_STEPS, EVALUATION_STEPS = 50_000, 10_000
 SCHEDULES = ("learning_rate", "exploration_fraction", "prioritized_replay_beta_fraction")  # over --steps
 EVALUATION_GAMES = 20
@@ -63,17 +58,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "categorical": {"distributional": True},
     "rainbow": {"n_steps": 3} | {name: True for name in OFF if name != "n_steps"},
 }
-# Env steps to a mean of 0 and of 18, and games to 18
-PUBLISHED = {
-    "dqn": (467_912, 827_369, 376),
-    "2-step": (252_429, 368_059, 199),
-    "double": (481_103, 917_752, 465),
-    "noisy": (326_141, 571_357, 292),
-    "prioritized": (357_703, 521_932, 258),
-    "dueling": (327_402, 455_240, 224),
-    "categorical": (635_531, 1_756_830, 809),
-    "rainbow": (612_807, 815_567, 511),
-}
+GROUPS = {"n_step": ["2-step", "3-step", "4-step"]}
 
 
 def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> dict[str, Any]:
@@ -191,23 +176,6 @@ def is_solved(rows: list[dict[str, Any]]) -> bool:
     return len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]
 
 
-def write(table: Path, rows: list[dict[str, Any]]) -> None:
-    table.parent.mkdir(parents=True, exist_ok=True)
-    beside = table.with_suffix(".part")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    beside.replace(table)
-
-
-def read(table: Path) -> list[dict[str, Any]]:
-    if not table.exists():  # no game has ended yet
-        return []
-    with table.open() as file:
-        return [{name: ast.literal_eval(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpoint: Path) -> None:
     """
     :param seed: of everything
@@ -268,75 +236,6 @@ def evaluate(checkpoint: Path, table: Path) -> None:
             break
 
 
-def print_table(results: list[Path]) -> None:
-    """
-    Print when each variant first reached each goal, from all runs there are.
-
-    :param results: folders
-    """
-    print("| variant | runs | " + " | ".join(f"steps to {goal} | games | minutes" for goal in GOALS) + " | published |")
-    print("|" + "---|" * (3 + 3 * len(GOALS)))
-    for variant, is_gpu in itertools.product(SWITCHES, (False, True)):
-        folders = [folder for folder in results if on_gpu(folder) == is_gpu]
-        runs = [read(table) for folder in folders for table in sorted(folder.glob(f"{variant}_*.csv"))]
-        if not runs:
-            continue
-        cells = []
-        for goal in GOALS:
-            reached = [next((row for row in run[99:] if row["mean_of_100"] >= goal), None) for run in runs]
-            for name in ("env_steps", "episode", "minutes"):
-                cells.append(spread([row[name] for row in reached if row], len(runs)))
-        published = "{:,} to 0, {:,} to 18, {} games".format(*PUBLISHED[variant]) if variant in PUBLISHED else ""
-        print(f"| {variant}{', on a GPU' * is_gpu} | {len(runs)} | {' | '.join(cells)} | {published} |")
-
-
-def on_gpu(results: Path) -> bool:
-    """
-    :param results: folder, whose name ends with the device where that is a GPU
-    :return: whether its runs were made there
-    """
-    return re.search(r"(^|_)cuda(:\d+)?$", results.name) is not None
-
-
-def draw_curves(results: list[Path]) -> None:
-    """
-    Draw the mean of 100 games of each run, variants in colours, and those on a GPU dashed.
-
-    :param results: folders; the picture goes to the first
-    """
-    figure, axes = plt.subplots(figsize=(9, 5))
-    for number, variant in enumerate(SWITCHES):
-        for run, table in enumerate(table for folder in results for table in sorted(folder.glob(f"{variant}_*.csv"))):
-            rows = read(table)
-            steps, means = [row["env_steps"] for row in rows], [row["mean_of_100"] for row in rows]
-            style = "--" if on_gpu(table.parent) else "-"
-            axes.plot(steps, means, style, color=f"C{number}", label=None if run else variant)
-    axes.axhline(GOALS[-1], color="gray", linewidth=0.8)
-    axes.set(
-        xlabel="env steps", ylabel="mean return of the last 100 games", title="PongNoFrameskip-v4, each seed a line"
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(results[0] / "variants.png", dpi=110)
-    plt.close(figure)
-
-
-def spread(values: list[float], n_runs: int) -> str:
-    """
-    :param values: of the runs that got there
-    :param n_runs: of all
-    :return: median, with the runs that did not get there as later than all, and range of those that did
-    """
-    if not values:
-        return f"none of {n_runs}"
-    median = np.median([*values, *[np.inf] * (n_runs - len(values))])
-    text = f"{median:,.0f}" if np.isfinite(median) else f"over {max(values):,.0f}"
-    if len(values) > 1:
-        text += f" ({min(values):,.0f} to {max(values):,.0f})"
-    return text if len(values) == n_runs else f"{text}, {len(values)} of {n_runs}"
-
-
 class ChangesOnce:
     """
     A schedule that changes once.
@@ -379,7 +278,7 @@ def argument(change: str, steps: int) -> tuple[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=list(SWITCHES), choices=SWITCHES)
+    parser.add_argument("--variants", nargs="+", default=list(SWITCHES), choices=[*SWITCHES, *GROUPS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=1_000_000)
@@ -396,18 +295,19 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.steps = whole_number("steps", args.steps, 1)
+    variants = list(dict.fromkeys(variant for name in args.variants for variant in GROUPS.get(name, [name])))
     names = [change.replace("=", "_") for change in args.change]
     folder = "_".join(names if args.device == "cpu" else [*names, args.device])
     changes = dict(argument(change, args.steps) for change in args.change)
     results = args.results / folder
     checkpoints = results / "checkpoints"
     if args.child:
-        run = f"{args.variants[0]}_{args.seeds[0]}"
-        arguments = setting(args.variants[0], args.steps, changes, args.device)
+        run = f"{variants[0]}_{args.seeds[0]}"
+        arguments = setting(variants[0], args.steps, changes, args.device)
         train(args.seeds[0], args.steps, arguments, results / f"{run}.csv", checkpoints / run)
         return
     if args.evaluate:
-        for variant in args.variants:
+        for variant in variants:
             for seed in args.seeds:
                 run = f"{variant}_{seed}"
                 evaluate(checkpoints / run, results / "evaluations" / f"{run}.csv")
@@ -420,14 +320,14 @@ def main() -> None:
         runs = [
             [*command, "--variants", variant, "--seeds", str(seed)]
             for seed in dict.fromkeys(args.seeds)
-            for variant in dict.fromkeys(args.variants)
+            for variant in variants
         ]
         run_side_by_side(runs, args.jobs)
     for each in (results, *args.beside):
         if not any(each.glob("*_*.csv")):
             raise ValueError(f"results={each} has no games: make a run with it first, or write another folder")
-    print_table([results, *args.beside])
-    draw_curves([results, *args.beside])
+    print_table([results, *args.beside], SWITCHES)
+    draw_curves([results, *args.beside], SWITCHES)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ def pong(monkeypatch):
     return importlib.import_module("pong")
 
 
+@pytest.fixture
+def pong_results(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("pong_results")
+
+
 def train(pong, folder, steps):
     changes = {"batch_size": 8, "gradient_steps": 1, "compile": False, "amp": False, "epsilon_steps": 4_000}
     changes["learning_starts"] = min(steps // 2, 5_000)
@@ -63,11 +69,11 @@ def test_a_crash_leaves_a_model_with_its_own_replay_buffer(pong, tmp_path, monke
     assert sorted(file.name for file in checkpoint.iterdir() if "weights" not in file.name) == names
 
 
-def test_minutes_of_cpu_and_gpu_are_apart(pong, tmp_path, capsys):
+def test_minutes_of_cpu_and_gpu_are_apart(pong_results, tmp_path, capsys):
     for folder, minutes in (("pong", 10.0), ("pong_cuda", 2.0)):
-        row = dict.fromkeys(pong.FIELDS, 20.0) | {"minutes": minutes}
-        pong.write(tmp_path / folder / "dqn_0.csv", [row] * 100)
-    pong.print_table([tmp_path / "pong", tmp_path / "pong_cuda"])
+        row = dict.fromkeys(pong_results.FIELDS, 20.0) | {"minutes": minutes}
+        pong_results.write(tmp_path / folder / "dqn_0.csv", [row] * 100)
+    pong_results.print_table([tmp_path / "pong", tmp_path / "pong_cuda"], ["dqn", "rainbow"])
     cpu, gpu = capsys.readouterr().out.splitlines()[2:]
     assert cpu.startswith("| dqn | 1 | 20 | 20 | 10 |")
     assert gpu.startswith("| dqn, on a GPU | 1 | 20 | 20 | 2 |")
@@ -119,11 +125,20 @@ def test_changes_reach_what_they_name(pong):
     assert pong.following(10_000, 10_000) == 20_000
 
 
-def test_medians_count_runs_that_did_not_get_there(pong):
-    assert pong.spread([1.0, 2.0, 3.0], 3) == "2 (1 to 3)"
-    assert pong.spread([10.0, 20.0, 40.0], 4) == "30 (10 to 40), 3 of 4"
-    assert pong.spread([10.0, 20.0], 4) == "over 20 (10 to 20), 2 of 4"
-    assert pong.spread([], 2) == "none of 2"
+def test_n_step_is_three_variants(pong, tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(pong, "run_side_by_side", lambda commands, jobs: runs.extend(commands))
+    monkeypatch.setattr(sys, "argv", ["pong.py", "--variants", "3-step", "n_step", "--results", str(tmp_path)])
+    with pytest.raises(ValueError, match="no games"):
+        pong.main()
+    assert [run[run.index("--variants") + 1] for run in runs] == ["3-step", "2-step", "4-step"]
+
+
+def test_medians_count_runs_that_did_not_get_there(pong_results):
+    assert pong_results.spread([1.0, 2.0, 3.0], 3) == "2 (1 to 3)"
+    assert pong_results.spread([10.0, 20.0, 40.0], 4) == "30 (10 to 40), 3 of 4"
+    assert pong_results.spread([10.0, 20.0], 4) == "over 20 (10 to 20), 2 of 4"
+    assert pong_results.spread([], 2) == "none of 2"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
