@@ -109,11 +109,11 @@ def agreement(name: str, given: dict[str, Any], ours: dict[str, Any]) -> None:
             )
 
 
-def train_frequency(train_freq: Any, n_envs: int) -> None:
+def train_frequency(train_freq: Any) -> tuple[int, str]:
     """
     :param train_freq: a number of vectorised steps, or a tuple of a number and "step" or "episode"
-    :param n_envs: number of envs
-    :raises ValueError: on anything else, and on episodes of several envs
+    :return: such a tuple
+    :raises ValueError: on anything else
     """
     frequency, unit = train_freq if isinstance(train_freq, tuple) and len(train_freq) == 2 else (train_freq, "step")
     unit = unit.value if isinstance(unit, TrainFrequencyUnit) else unit
@@ -123,11 +123,18 @@ def train_frequency(train_freq: Any, n_envs: int) -> None:
             f"train_freq={train_freq!r} must be an integer of at least 1, or a tuple such as "
             '(4, "step") or (1, "episode")'
         )
-    if unit == "episode" and n_envs > 1:
-        raise ValueError(
-            f"train_freq={train_freq!r} counts episodes, which needs a single env, not {n_envs}: count steps, such as "
-            '(4, "step")'
-        )
+    return int(frequency), unit
+
+
+def learning_rate_or_schedule(learning_rate: Any) -> Any:
+    """
+    :param learning_rate: a number, also of NumPy or PyTorch, or a function of the progress remaining
+    :return: a float, or the function
+    :raises ValueError: on anything else, and on a function that starts with anything else
+    """
+    rate = learning_rate(1.0) if callable(learning_rate) else learning_rate
+    first = number("learning_rate", rate.item() if isinstance(rate, np.ndarray | th.Tensor) else rate, 0)
+    return learning_rate if callable(learning_rate) else first
 
 
 def discrete_actions(space: spaces.Space) -> None:

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
-from sb3_rainbow.arguments import number, one_of, subclass_of, switch, whole_number
+from sb3_rainbow.arguments import instance_of, number, one_of, subclass_of, switch, whole_number
 from sb3_rainbow.heads import CategoricalHead, ScalarHead
 from sb3_rainbow.networks import DUELING_AGGREGATIONS, ConvExtractor, NatureConv, RainbowNetwork
 from sb3_rainbow.noisy import NOISE_KINDS, NoisyLinear
@@ -94,6 +94,8 @@ class RainbowPolicy(DQNPolicy):
             raise ValueError(f"activation_fn={activation_fn!r} must be a class of modules, such as torch.nn.ReLU")
         made = optimizer_class.func if isinstance(optimizer_class, partial) else optimizer_class
         subclass_of("optimizer_class", made, th.optim.Optimizer, "torch.optim.Adam")
+        for name, kwargs in (("optimizer", optimizer_kwargs), ("features_extractor", features_extractor_kwargs)):
+            instance_of(f"{name}_kwargs", kwargs, dict | None, "a dict of its arguments")
         features_extractor_kwargs = dict(features_extractor_kwargs or {})
         first_widths = []
         if issubclass(features_extractor_class, ConvExtractor):

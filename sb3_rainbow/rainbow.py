@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
@@ -23,6 +23,7 @@ from sb3_rainbow.arguments import (
     has_bfloat16,
     instance_of,
     known_device,
+    learning_rate_or_schedule,
     number,
     subclass_of,
     switch,
@@ -45,6 +46,14 @@ from sb3_rainbow.saving import SavingDQN
 from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite
 
 SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
+
+_SWITCHES = (
+    "double_q", "dueling", "noisy", "distributional", "prioritized_replay",
+    "amp", "compile", "overlap", "optimize_memory_usage",
+)  # fmt: skip
+_FRACTIONS = ("tau", "gamma", "prioritized_replay_alpha", "prioritized_replay_beta0")
+_EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+_AT_LEAST = {"learning_starts": 0, "batch_size": 1, "gradient_steps": -1, "n_steps": 1, "target_update_interval": 1}
 
 
 class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
@@ -156,29 +165,13 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
         overlap: bool = False,
         _init_setup_model: bool = True,
     ) -> None:
-        self.double_q = switch("double_q", double_q)
-        self.dueling = switch("dueling", dueling)
-        self.noisy = switch("noisy", noisy)
-        self.distributional = switch("distributional", distributional)
-        self.prioritized_replay = switch("prioritized_replay", prioritized_replay)
-        self.prioritized_replay_alpha = number("prioritized_replay_alpha", prioritized_replay_alpha, 0, 1)
-        self.prioritized_replay_beta0 = number("prioritized_replay_beta0", prioritized_replay_beta0, 0, 1)
-        self.prioritized_replay_beta_fraction = number(
-            "prioritized_replay_beta_fraction", prioritized_replay_beta_fraction, 0, 1, above=True
-        )
-        self.prioritized_replay_eps = number(
-            "prioritized_replay_eps",
-            prioritized_replay_eps,
-            1e-30,  # priorities are float32
-            above=True,
-            hint="a transition of priority 0 would never be drawn again",
-        )
-        self.amp = switch("amp", amp)
-        self.compile = switch("compile", compile)
-        self.overlap = switch("overlap", overlap)
-        self.prioritized_replay_beta = self.prioritized_replay_beta0  # what it has risen to
-        rate: Any = learning_rate(1.0) if callable(learning_rate) else learning_rate
-        number("learning_rate", rate.item() if isinstance(rate, np.ndarray | th.Tensor) else rate, 0)
+        self.double_q, self.dueling, self.noisy, self.distributional = double_q, dueling, noisy, distributional
+        self.prioritized_replay = prioritized_replay
+        self.prioritized_replay_alpha, self.prioritized_replay_eps = prioritized_replay_alpha, prioritized_replay_eps
+        self.prioritized_replay_beta0 = prioritized_replay_beta0
+        self.prioritized_replay_beta_fraction = prioritized_replay_beta_fraction
+        self.prioritized_replay_beta = prioritized_replay_beta0  # what it has risen to
+        self.amp, self.compile, self.overlap = amp, compile, overlap
         instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
         instance_of("replay_buffer_kwargs", replay_buffer_kwargs, dict | None, "a dict of the buffer's arguments")
         instance_of("tensorboard_log", tensorboard_log, str | os.PathLike | None, "the path of a folder")
@@ -195,18 +188,18 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
             policy,
             env,
             learning_rate,
-            whole_number("buffer_size", buffer_size, 1, 10**12),
-            whole_number("learning_starts", learning_starts, 0),
-            whole_number("batch_size", batch_size, 1),
-            number("tau", tau, 0, 1),
-            number("gamma", gamma, 0, 1),
-            int(train_freq) if isinstance(train_freq, np.integer) else train_freq,
-            whole_number("gradient_steps", gradient_steps, -1),
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
             replay_buffer_class,
             replay_buffer_kwargs,
-            switch("optimize_memory_usage", optimize_memory_usage),
-            whole_number("n_steps", n_steps, 1),
-            whole_number("target_update_interval", target_update_interval, 1),
+            optimize_memory_usage,
+            n_steps,
+            target_update_interval,
             exploration_fraction,  # type: ignore[arg-type]  # None, which is replaced when the model is set up
             exploration_initial_eps,  # type: ignore[arg-type]
             exploration_final_eps,  # type: ignore[arg-type]
@@ -220,8 +213,44 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
             _init_setup_model=False,
         )
         if _init_setup_model:
+            self._clean_arguments()
             self._check_arguments()
             self._setup_model()
+
+    def _clean_arguments(self) -> None:
+        """
+        Replace numbers by Python's own, and None by the defaults: also what ``load(path, tau=0.5)`` sets unseen.
+
+        :raises ValueError: naming the first argument out of its range
+        """
+        for name in _SWITCHES:
+            setattr(self, name, switch(name, getattr(self, name)))
+        for name in _FRACTIONS:
+            setattr(self, name, number(name, getattr(self, name), 0, 1))
+        for name, least in _AT_LEAST.items():
+            setattr(self, name, whole_number(name, getattr(self, name), least))
+        self.buffer_size = whole_number("buffer_size", self.buffer_size, 1, 10**12)
+        self.learning_rate = learning_rate_or_schedule(self.learning_rate)
+        self.train_freq = train_frequency(self.train_freq)
+        eps = (0.0, 0.0) if self.noisy else (1.0, 0.05)
+        for name, default in zip(_EPSILON, (0.1, *eps), strict=True):
+            value = getattr(self, name)
+            setattr(self, name, number(name, default if value is None else value, 0, 1))
+        if self.max_grad_norm in (None, np.inf):
+            self.max_grad_norm = np.inf
+        else:
+            self.max_grad_norm = number("max_grad_norm", self.max_grad_norm, 0, above=True)
+        beta_fraction = self.prioritized_replay_beta_fraction
+        self.prioritized_replay_beta_fraction = number(
+            "prioritized_replay_beta_fraction", beta_fraction, 0, 1, above=True
+        )
+        self.prioritized_replay_eps = number(
+            "prioritized_replay_eps",
+            self.prioritized_replay_eps,
+            1e-30,  # priorities are float32
+            above=True,
+            hint="a transition of priority 0 would never be drawn again",
+        )
 
     def _check_arguments(self) -> None:
         """
@@ -232,7 +261,11 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
         agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
             agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, self._buffer_arguments())
-        train_frequency(self.train_freq, self.n_envs)
+        if self.n_envs > 1 and "episode" in self.train_freq:  # type: ignore[operator]
+            raise ValueError(
+                f"train_freq={self.train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count "
+                'steps, such as (4, "step")'
+            )
         if self.amp and not has_bfloat16(self.device.type):
             warnings.warn(
                 f"amp=True makes gradient steps slower here: the {self.device.type} has no instructions for bfloat16. "
@@ -247,6 +280,12 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
                 f"{self.n_envs} envs: make it at least {self.n_steps * self.n_envs}"
             )
         if self.replay_buffer_class is not None:
+            is_for_dicts = issubclass(self.replay_buffer_class, DictReplayBuffer)
+            if is_for_dicts and not isinstance(self.observation_space, spaces.Dict):
+                raise ValueError(
+                    f"replay_buffer_class={self.replay_buffer_class.__name__} must be given Dict observations, not "
+                    f"{self.observation_space}: leave it out"
+                )
             self._warn_of_idle_switches(self.replay_buffer_class)
 
     def _network_switches(self) -> dict[str, bool]:
@@ -289,21 +328,10 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
     load_replay_buffer.__doc__ = SavingDQN.load_replay_buffer.__doc__
 
     def _setup_model(self) -> None:
+        self._clean_arguments()
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
-        # load(path, noisy=...) sets attributes unseen
-        for name in ("double_q", "prioritized_replay", "amp", "compile", "overlap", *self._network_switches()):
-            switch(name, getattr(self, name))
-        eps = (0.0, 0.0) if self.noisy else (1.0, 0.05)
-        epsilon = {"exploration_fraction": 0.1, "exploration_initial_eps": eps[0], "exploration_final_eps": eps[1]}
-        for name, default in epsilon.items():
-            value = getattr(self, name)
-            setattr(self, name, number(name, default if value is None else value, 0, 1))
-        if self.max_grad_norm in (None, np.inf):
-            self.max_grad_norm = np.inf
-        else:
-            self.max_grad_norm = number("max_grad_norm", self.max_grad_norm, 0, above=True)
         taken = _constructor_arguments(self.replay_buffer_class)
         buffer_kwargs = {name: value for name, value in self._buffer_arguments().items() if name in taken}
         # What SB3 builds from is completed for the time of building only: it compares policy_kwargs on load, and says
@@ -442,7 +470,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
         self.prioritized_replay_beta = max(self.prioritized_replay_beta, beta)
         buffer = self.replay_buffer
         if isinstance(buffer, RainbowReplayBuffer):
-            buffer.beta, buffer.n_steps, buffer.gamma = self.prioritized_replay_beta, self.n_steps, self.gamma
+            buffer.beta = self.prioritized_replay_beta
+            buffer.n_steps, buffer.gamma = whole_number("n_steps", self.n_steps, 1), number("gamma", self.gamma, 0, 1)
 
     def _record_training(self) -> None:
         if self._captured is not None:

@@ -5,9 +5,10 @@ from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.dqn.dqn import DQN
 
+from sb3_rainbow.arguments import known_device
 from sb3_rainbow.buffers import RainbowReplayBuffer
 from sb3_rainbow.files import Path, check_saved_model, written_beside
 from sb3_rainbow.sampling import PrioritizedSampler
@@ -86,17 +87,26 @@ class SavingDQN(DQN):
         super().set_parameters(parameters, exact_match, device)
 
     @classmethod
-    def load(cls: type[SelfSavingDQN], path: Path, *args: Any, **kwargs: Any) -> SelfSavingDQN:
+    def load(
+        cls: type[SelfSavingDQN],
+        path: Path,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        *args: Any,
+        **kwargs: Any,
+    ) -> SelfSavingDQN:
         """
         Load the model from a zip-file; see SB3's ``BaseAlgorithm.load`` for the other arguments.
 
         :param path: the file, or a file object
+        :param env: the environment to go on with; None: the model may predict, and get one later
+        :param device: on which the model runs
         :return: a new model
         :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches
         """
         check_saved_model(path, attribute="prioritized_replay_beta")
         try:
-            return super().load(path, *args, **kwargs)
+            return super().load(path, env, known_device(device), *args, **kwargs)
         except RuntimeError as error:
             given = [f"{name}={kwargs[name]}" for name in _NETWORK_SWITCHES if name in kwargs]
             if not given or "state_dict" not in str(error):
@@ -154,7 +164,10 @@ class SavingDQN(DQN):
                 pairs["prioritized_replay_alpha"] = (loaded.sampler.alpha, self.prioritized_replay_alpha)
         for name, (theirs, ours) in pairs.items():
             if theirs != ours:
-                raise ValueError(f"the replay buffer in {path} has the {name} {theirs}, but this model has {ours}")
+                raise ValueError(
+                    f"the replay buffer in {path} has the {name} {theirs}, but this model has {ours}: load it into a "
+                    "model like the one that it was saved with, or go on without it"
+                )
         self.replay_buffer = loaded
         if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
             loaded.truncate_last_trajectory()

@@ -1,6 +1,7 @@
 """Every argument outside its range: a ValueError that names the argument and the value."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -118,6 +119,8 @@ BAD_NETWORKS = [
     ("normalize_images", "no"),
     ("activation_fn", "tanh"),
     ("optimizer_class", "Adam"),
+    ("optimizer_kwargs", [1e-5]),
+    ("features_extractor_kwargs", 3),
 ]
 
 
@@ -269,6 +272,49 @@ def test_none_stands_for_the_default_on_load_too(noisy, initial, final, tmp_path
     assert (model.exploration_schedule(1.0), model.exploration_schedule(0.0)) == (initial, final)
     with pytest.raises(ValueError, match="exploration_final_eps=2"):
         RainbowDQN.load(tmp_path / "model", exploration_final_eps=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tau", 5),
+        ("gamma", 1.01),
+        ("gradient_steps", -3),
+        ("n_steps", 2.5),
+        ("train_freq", 0),
+        ("learning_rate", "fast"),
+        ("prioritized_replay_eps", 0),
+        ("prioritized_replay_beta_fraction", 0),
+        ("device", "foo"),
+    ],
+)
+def test_arguments_of_load_are_those_of_the_constructor(name, value, tmp_path):
+    """SB3 sets them after the constructor has seen its own."""
+    RainbowDQN("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"^{name}={re.escape(repr(value))}"):
+        RainbowDQN.load(tmp_path / "model", **{name: value})
+
+
+def test_numbers_given_to_load_may_be_of_any_type(tmp_path):
+    """Windows of Numba are of whole numbers, and discounts of another type would not go with the support's."""
+    arguments = {"n_steps": 5.0, "gamma": np.float64(0.9), "train_freq": (np.int64(2), "step"), "batch_size": 8.0}
+    arguments |= {"learning_rate": th.tensor(1e-3), "tau": np.float32(0.5), "learning_starts": np.int32(10)}
+    RainbowDQN("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    for model in (
+        RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=100, **arguments),
+        RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"), buffer_size=100, **arguments),
+    ):
+        model.learn(20)
+        assert model._n_updates == 5
+        assert model.learning_rate == pytest.approx(1e-3)
+        model.gamma = np.float64(0.8)
+        model.learn(20)
+        assert model.replay_buffer.gamma == 0.8
+
+
+def test_a_buffer_for_dicts_needs_dicts():
+    with pytest.raises(ValueError, match="replay_buffer_class=HerReplayBuffer must be given Dict observations"):
+        RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=HerReplayBuffer)
 
 
 def test_train_freq_as_sb3_stores_it():
