@@ -1,6 +1,5 @@
 """Third floor: the algorithm."""
 
-import inspect
 import os
 import warnings
 from collections.abc import Callable
@@ -11,28 +10,17 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_rainbow.arguments import (
-    agreement,
-    discrete_actions,
-    has_bfloat16,
-    instance_of,
-    known_device,
-    learning_rate_or_schedule,
-    number,
-    subclass_of,
-    switch,
-    train_frequency,
-    whole_number,
-)
+from sb3_rainbow.arguments import discrete_actions, instance_of, known_device, number, subclass_of, whole_number
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.captured import Settings
 from sb3_rainbow.capturing import CapturingDQN
+from sb3_rainbow.checking import CheckingDQN, constructor_arguments
 from sb3_rainbow.compiled import compiled
 from sb3_rainbow.files import Path
 from sb3_rainbow.heads import loss_of_batch
@@ -47,16 +35,8 @@ from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite
 
 SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
 
-_SWITCHES = (
-    "double_q", "dueling", "noisy", "distributional", "prioritized_replay",
-    "amp", "compile", "overlap", "optimize_memory_usage",
-)  # fmt: skip
-_FRACTIONS = ("tau", "gamma", "prioritized_replay_alpha", "prioritized_replay_beta0")
-_EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
-_AT_LEAST = {"learning_starts": 0, "batch_size": 1, "gradient_steps": -1, "n_steps": 1, "target_update_interval": 1}
 
-
-class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
+class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
     """
     Rainbow: DQN with six extensions, each a switch. With all of them off it is SB3's DQN.
 
@@ -217,109 +197,6 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
             self._check_arguments()
             self._setup_model()
 
-    def _clean_arguments(self) -> None:
-        """
-        Replace numbers by Python's own, and None by the defaults: also what ``load(path, tau=0.5)`` sets unseen.
-
-        :raises ValueError: naming the first argument out of its range
-        """
-        for name in _SWITCHES:
-            setattr(self, name, switch(name, getattr(self, name)))
-        for name in _FRACTIONS:
-            setattr(self, name, number(name, getattr(self, name), 0, 1))
-        for name, least in _AT_LEAST.items():
-            setattr(self, name, whole_number(name, getattr(self, name), least))
-        self.buffer_size = whole_number("buffer_size", self.buffer_size, 1, 10**12)
-        self.learning_rate = learning_rate_or_schedule(self.learning_rate)
-        self.train_freq = train_frequency(self.train_freq)
-        eps = (0.0, 0.0) if self.noisy else (1.0, 0.05)
-        for name, default in zip(_EPSILON, (0.1, *eps), strict=True):
-            value = getattr(self, name)
-            setattr(self, name, number(name, default if value is None else value, 0, 1))
-        if self.max_grad_norm in (None, np.inf):
-            self.max_grad_norm = np.inf
-        else:
-            self.max_grad_norm = number("max_grad_norm", self.max_grad_norm, 0, above=True)
-        beta_fraction = self.prioritized_replay_beta_fraction
-        self.prioritized_replay_beta_fraction = number(
-            "prioritized_replay_beta_fraction", beta_fraction, 0, 1, above=True
-        )
-        self.prioritized_replay_eps = number(
-            "prioritized_replay_eps",
-            self.prioritized_replay_eps,
-            1e-30,  # priorities are float32
-            above=True,
-            hint="a transition of priority 0 would never be drawn again",
-        )
-
-    def _check_arguments(self) -> None:
-        """
-        What needs the env, and sizes, which ``load(path, buffer_size=1)`` may choose as it likes.
-
-        :raises ValueError: naming the first argument that does not fit
-        """
-        agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
-        if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
-            agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, self._buffer_arguments())
-        if self.n_envs > 1 and "episode" in self.train_freq:  # type: ignore[operator]
-            raise ValueError(
-                f"train_freq={self.train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count "
-                'steps, such as (4, "step")'
-            )
-        if self.amp and not has_bfloat16(self.device.type):
-            warnings.warn(
-                f"amp=True makes gradient steps slower here: the {self.device.type} has no instructions for bfloat16. "
-                "Write amp=False",
-                stacklevel=3,
-            )
-        if self.buffer_size < self.batch_size:
-            raise ValueError(f"buffer_size={self.buffer_size} must be at least batch_size={self.batch_size}")
-        if self.buffer_size < self.n_steps * self.n_envs:
-            raise ValueError(
-                f"buffer_size={self.buffer_size} cannot hold a window of n_steps={self.n_steps} for each of "
-                f"{self.n_envs} envs: make it at least {self.n_steps * self.n_envs}"
-            )
-        if self.replay_buffer_class is not None:
-            is_for_dicts = issubclass(self.replay_buffer_class, DictReplayBuffer)
-            if is_for_dicts and not isinstance(self.observation_space, spaces.Dict):
-                raise ValueError(
-                    f"replay_buffer_class={self.replay_buffer_class.__name__} must be given Dict observations, not "
-                    f"{self.observation_space}: leave it out"
-                )
-            self._warn_of_idle_switches(self.replay_buffer_class)
-
-    def _network_switches(self) -> dict[str, bool]:
-        return {"dueling": self.dueling, "noisy": self.noisy, "distributional": self.distributional}
-
-    def _buffer_arguments(self) -> dict[str, Any]:
-        return {
-            "n_steps": self.n_steps,
-            "gamma": self.gamma,
-            "prioritized_replay": self.prioritized_replay,
-            "prioritized_replay_alpha": self.prioritized_replay_alpha,
-            "prioritized_replay_beta0": self.prioritized_replay_beta0,
-        }
-
-    def _warn_of_idle_switches(self, buffer_class: type[ReplayBuffer]) -> None:
-        idle = []
-        taken = _constructor_arguments(buffer_class)
-        if issubclass(buffer_class, RainbowReplayBuffer):  # gradient steps hand it the rest
-            defaults = inspect.signature(RainbowReplayBuffer).parameters
-            for name in ("prioritized_replay", "prioritized_replay_alpha"):
-                if name not in taken and getattr(self, name) != defaults[name].default:
-                    idle.append(f"{name}={getattr(self, name)}")
-        else:
-            if self.n_steps > 1 and "n_steps" not in taken:
-                idle.append(f"n_steps={self.n_steps}")
-            if self.prioritized_replay and not hasattr(buffer_class, "update_priorities"):
-                idle.append("prioritized_replay=True")
-        if idle:
-            warnings.warn(
-                f"{' and '.join(idle)} will have no effect: replay_buffer_class={buffer_class.__name__} does not "
-                "support it. Leave replay_buffer_class out to use the one that does",
-                stacklevel=4,
-            )
-
     def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)
         if self.replay_buffer is not None and type(self.replay_buffer) is not self.replay_buffer_class:
@@ -332,7 +209,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
         if self.replay_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = RainbowDictReplayBuffer if is_dict else RainbowReplayBuffer
-        taken = _constructor_arguments(self.replay_buffer_class)
+        taken = constructor_arguments(self.replay_buffer_class)
         buffer_kwargs = {name: value for name, value in self._buffer_arguments().items() if name in taken}
         # What SB3 builds from is completed for the time of building only: it compares policy_kwargs on load, and says
         # that n_steps is ignored by any replay_buffer_class.
@@ -586,15 +463,3 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch"]
-
-
-def _constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:
-    """The arguments that reach some constructor of a class, through those that pass on ``**kwargs``."""
-    names: set[str] = set()
-    for base in buffer_class.__mro__:
-        if "__init__" in base.__dict__:
-            parameters = inspect.signature(base.__dict__["__init__"]).parameters
-            names |= parameters.keys()
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-                break
-    return names

@@ -1,0 +1,159 @@
+"""Second floor: whether the arguments of a model lie in their ranges, and fit together and to its environment."""
+
+import inspect
+import warnings
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.dqn.dqn import DQN
+
+from sb3_rainbow.arguments import (
+    agreement,
+    has_bfloat16,
+    learning_rate_or_schedule,
+    number,
+    switch,
+    train_frequency,
+    whole_number,
+)
+from sb3_rainbow.buffers import RainbowReplayBuffer
+
+_SWITCHES = (
+    "double_q", "dueling", "noisy", "distributional", "prioritized_replay",
+    "amp", "compile", "overlap", "optimize_memory_usage",
+)  # fmt: skip
+_FRACTIONS = ("tau", "gamma", "prioritized_replay_alpha", "prioritized_replay_beta0")
+_EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+_AT_LEAST = {"learning_starts": 0, "batch_size": 1, "gradient_steps": -1, "n_steps": 1, "target_update_interval": 1}
+
+
+class CheckingDQN(DQN):
+    """DQN that knows the ranges of RainbowDQN's arguments, wherever they come from."""
+
+    double_q: bool
+    dueling: bool
+    noisy: bool
+    distributional: bool
+    prioritized_replay: bool
+    prioritized_replay_alpha: float
+    prioritized_replay_beta0: float
+    prioritized_replay_beta_fraction: float
+    prioritized_replay_eps: float
+    amp: bool
+
+    def _clean_arguments(self) -> None:
+        """
+        Replace numbers by Python's own, and None by the defaults: also what ``load(path, tau=0.5)`` sets unseen.
+
+        :raises ValueError: naming the first argument out of its range
+        """
+        for name in _SWITCHES:
+            setattr(self, name, switch(name, getattr(self, name)))
+        for name in _FRACTIONS:
+            setattr(self, name, number(name, getattr(self, name), 0, 1))
+        for name, least in _AT_LEAST.items():
+            setattr(self, name, whole_number(name, getattr(self, name), least))
+        self.buffer_size = whole_number("buffer_size", self.buffer_size, 1, 10**12)
+        self.learning_rate = learning_rate_or_schedule(self.learning_rate)
+        self.train_freq = train_frequency(self.train_freq)
+        eps = (0.0, 0.0) if self.noisy else (1.0, 0.05)
+        for name, default in zip(_EPSILON, (0.1, *eps), strict=True):
+            value = getattr(self, name)
+            setattr(self, name, number(name, default if value is None else value, 0, 1))
+        if self.max_grad_norm in (None, np.inf):
+            self.max_grad_norm = np.inf
+        else:
+            self.max_grad_norm = number("max_grad_norm", self.max_grad_norm, 0, above=True)
+        beta_fraction = self.prioritized_replay_beta_fraction
+        self.prioritized_replay_beta_fraction = number(
+            "prioritized_replay_beta_fraction", beta_fraction, 0, 1, above=True
+        )
+        self.prioritized_replay_eps = number(
+            "prioritized_replay_eps",
+            self.prioritized_replay_eps,
+            1e-30,  # priorities are float32
+            above=True,
+            hint="a transition of priority 0 would never be drawn again",
+        )
+
+    def _check_arguments(self) -> None:
+        """
+        What needs the env, and sizes, which ``load(path, buffer_size=1)`` may choose as it likes.
+
+        :raises ValueError: naming the first argument that does not fit
+        """
+        agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
+        if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
+            agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, self._buffer_arguments())
+        if self.n_envs > 1 and "episode" in self.train_freq:  # type: ignore[operator]
+            raise ValueError(
+                f"train_freq={self.train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count "
+                'steps, such as (4, "step")'
+            )
+        if self.amp and not has_bfloat16(self.device.type):
+            warnings.warn(
+                f"amp=True makes gradient steps slower here: the {self.device.type} has no instructions for bfloat16. "
+                "Write amp=False",
+                stacklevel=3,
+            )
+        if self.buffer_size < self.batch_size:
+            raise ValueError(f"buffer_size={self.buffer_size} must be at least batch_size={self.batch_size}")
+        if self.buffer_size < self.n_steps * self.n_envs:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} cannot hold a window of n_steps={self.n_steps} for each of "
+                f"{self.n_envs} envs: make it at least {self.n_steps * self.n_envs}"
+            )
+        if self.replay_buffer_class is not None:
+            is_for_dicts = issubclass(self.replay_buffer_class, DictReplayBuffer)
+            if is_for_dicts and not isinstance(self.observation_space, spaces.Dict):
+                raise ValueError(
+                    f"replay_buffer_class={self.replay_buffer_class.__name__} must be given Dict observations, not "
+                    f"{self.observation_space}: leave it out"
+                )
+            self._warn_of_idle_switches(self.replay_buffer_class)
+
+    def _network_switches(self) -> dict[str, bool]:
+        return {"dueling": self.dueling, "noisy": self.noisy, "distributional": self.distributional}
+
+    def _buffer_arguments(self) -> dict[str, Any]:
+        return {
+            "n_steps": self.n_steps,
+            "gamma": self.gamma,
+            "prioritized_replay": self.prioritized_replay,
+            "prioritized_replay_alpha": self.prioritized_replay_alpha,
+            "prioritized_replay_beta0": self.prioritized_replay_beta0,
+        }
+
+    def _warn_of_idle_switches(self, buffer_class: type[ReplayBuffer]) -> None:
+        idle = []
+        taken = constructor_arguments(buffer_class)
+        if issubclass(buffer_class, RainbowReplayBuffer):  # gradient steps hand it the rest
+            defaults = inspect.signature(RainbowReplayBuffer).parameters
+            for name in ("prioritized_replay", "prioritized_replay_alpha"):
+                if name not in taken and getattr(self, name) != defaults[name].default:
+                    idle.append(f"{name}={getattr(self, name)}")
+        else:
+            if self.n_steps > 1 and "n_steps" not in taken:
+                idle.append(f"n_steps={self.n_steps}")
+            if self.prioritized_replay and not hasattr(buffer_class, "update_priorities"):
+                idle.append("prioritized_replay=True")
+        if idle:
+            warnings.warn(
+                f"{' and '.join(idle)} will have no effect: replay_buffer_class={buffer_class.__name__} does not "
+                "support it. Leave replay_buffer_class out to use the one that does",
+                stacklevel=4,
+            )
+
+
+def constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:
+    """The arguments that reach some constructor of a class, through those that pass on ``**kwargs``."""
+    names: set[str] = set()
+    for base in buffer_class.__mro__:
+        if "__init__" in base.__dict__:
+            parameters = inspect.signature(base.__dict__["__init__"]).parameters
+            names |= parameters.keys()
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return names
