@@ -404,7 +404,7 @@ def test_amp_warns_where_the_processor_has_no_bfloat16(flags, is_there, tmp_path
     assert has_bfloat16("mps", cpuinfo) is True
     monkeypatch.setattr(th.cuda, "is_bf16_supported", lambda including_emulation: is_there)
     assert has_bfloat16("cuda", tmp_path) is is_there
-    monkeypatch.setattr("sb3_rainbow.rainbow.has_bfloat16", lambda device_type: is_there)
+    monkeypatch.setattr("sb3_rainbow.checking.has_bfloat16", lambda device_type: is_there)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         RainbowDQN("MlpPolicy", "CartPole-v1", amp=True, device="cpu")
