@@ -133,7 +133,8 @@ def learning_rate_or_schedule(learning_rate: Any) -> Any:
     :raises ValueError: on anything else, and on a function that starts with anything else
     """
     rate = learning_rate(1.0) if callable(learning_rate) else learning_rate
-    first = number("learning_rate", rate.item() if isinstance(rate, np.ndarray | th.Tensor) else rate, 0)
+    is_scalar = isinstance(rate, np.ndarray | th.Tensor) and len(rate.reshape(-1)) == 1
+    first = number("learning_rate", rate.item() if is_scalar else rate, 0)
     return learning_rate if callable(learning_rate) else first
 
 

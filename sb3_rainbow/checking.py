@@ -1,6 +1,7 @@
 """Second floor: whether the arguments of a model lie in their ranges, and fit together and to its environment."""
 
 import inspect
+import os
 import warnings
 from typing import Any
 
@@ -12,8 +13,10 @@ from stable_baselines3.dqn.dqn import DQN
 from sb3_rainbow.arguments import (
     agreement,
     has_bfloat16,
+    instance_of,
     learning_rate_or_schedule,
     number,
+    subclass_of,
     switch,
     train_frequency,
     whole_number,
@@ -30,7 +33,7 @@ _AT_LEAST = {"learning_starts": 0, "batch_size": 1, "gradient_steps": -1, "n_ste
 
 
 class CheckingDQN(DQN):
-    """DQN that knows the ranges of RainbowDQN's arguments, wherever they come from."""
+    """DQN that knows the ranges of RainbowDQN's arguments: its constructor's, and those that load() sets later."""
 
     double_q: bool
     dueling: bool
@@ -49,6 +52,13 @@ class CheckingDQN(DQN):
 
         :raises ValueError: naming the first argument out of its range
         """
+        if self.replay_buffer_kwargs is None:
+            self.replay_buffer_kwargs = {}
+        instance_of("policy_kwargs", self.policy_kwargs, dict, "a dict of the policy's arguments")
+        instance_of("replay_buffer_kwargs", self.replay_buffer_kwargs, dict, "a dict of the buffer's arguments")
+        instance_of("tensorboard_log", self.tensorboard_log, str | os.PathLike | None, "the path of a folder")
+        if self.replay_buffer_class is not None:
+            subclass_of("replay_buffer_class", self.replay_buffer_class, ReplayBuffer, "None for the default")
         for name in _SWITCHES:
             setattr(self, name, switch(name, getattr(self, name)))
         for name in _FRACTIONS:
@@ -62,9 +72,9 @@ class CheckingDQN(DQN):
         for name, default in zip(_EPSILON, (0.1, *eps), strict=True):
             value = getattr(self, name)
             setattr(self, name, number(name, default if value is None else value, 0, 1))
-        if self.max_grad_norm in (None, np.inf):
+        if self.max_grad_norm is None:
             self.max_grad_norm = np.inf
-        else:
+        elif not (isinstance(self.max_grad_norm, float) and self.max_grad_norm == np.inf):
             self.max_grad_norm = number("max_grad_norm", self.max_grad_norm, 0, above=True)
         beta_fraction = self.prioritized_replay_beta_fraction
         self.prioritized_replay_beta_fraction = number(
@@ -106,7 +116,8 @@ class CheckingDQN(DQN):
                 f"{self.n_envs} envs: make it at least {self.n_steps * self.n_envs}"
             )
         if self.replay_buffer_class is not None:
-            is_for_dicts = issubclass(self.replay_buffer_class, DictReplayBuffer)
+            is_ours = issubclass(self.replay_buffer_class, RainbowReplayBuffer)  # those take both
+            is_for_dicts = issubclass(self.replay_buffer_class, DictReplayBuffer) and not is_ours
             if is_for_dicts and not isinstance(self.observation_space, spaces.Dict):
                 raise ValueError(
                     f"replay_buffer_class={self.replay_buffer_class.__name__} must be given Dict observations, not "

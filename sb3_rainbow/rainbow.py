@@ -1,6 +1,5 @@
 """Third floor: the algorithm."""
 
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -152,13 +151,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         self.prioritized_replay_beta_fraction = prioritized_replay_beta_fraction
         self.prioritized_replay_beta = prioritized_replay_beta0  # what it has risen to
         self.amp, self.compile, self.overlap = amp, compile, overlap
-        instance_of("policy_kwargs", policy_kwargs, dict | None, "a dict of the policy's arguments")
-        instance_of("replay_buffer_kwargs", replay_buffer_kwargs, dict | None, "a dict of the buffer's arguments")
-        instance_of("tensorboard_log", tensorboard_log, str | os.PathLike | None, "the path of a folder")
         if not isinstance(policy, str) or policy not in self.policy_aliases:
             subclass_of("policy", policy, RainbowPolicy, "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'")
-        if replay_buffer_class is not None:
-            subclass_of("replay_buffer_class", replay_buffer_class, ReplayBuffer, "None for the default")
         verbose = whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
         if env is not None or _init_setup_model:  # load() may do without
             instance_of("env", env, str | gym.Env | VecEnv, "an environment, or its name")
