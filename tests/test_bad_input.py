@@ -21,6 +21,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
 from sb3_rainbow.arguments import has_bfloat16
+from sb3_rainbow.buffers import RainbowDictReplayBuffer
 
 BAD_ARGUMENTS = [
     ("learning_rate", -1e-3),
@@ -320,6 +321,8 @@ def test_numbers_given_to_load_may_be_of_any_type(tmp_path):
 def test_a_buffer_for_dicts_needs_dicts():
     with pytest.raises(ValueError, match="replay_buffer_class=HerReplayBuffer must be given Dict observations"):
         RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=HerReplayBuffer)
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=RainbowDictReplayBuffer)  # which takes both
+    assert type(model.replay_buffer) is RainbowDictReplayBuffer
 
 
 def test_train_freq_as_sb3_stores_it():

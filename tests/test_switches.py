@@ -34,7 +34,7 @@ def name(combination):
     return "+".join(switch for switch, on in combination.items() if on) or "none"
 
 
-def train_save_load_predict(env, observation, combination, path):
+def assert_it_trains_saves_loads_and_predicts(env, observation, combination, path):
     kwargs = {**combination, "n_steps": 3 if combination["n_steps"] else 1}
     small = {"net_arch": [8]} if observation != "dict" else {
         "net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}
@@ -68,7 +68,7 @@ def train_save_load_predict(env, observation, combination, path):
 @pytest.mark.parametrize("combination", ALL, ids=name)
 def test_all_64_combinations(combination, observation, n_envs, tmp_path):
     env = DummyVecEnv([lambda: Corridor(observation=observation)] * n_envs)
-    train_save_load_predict(env, observation, combination, tmp_path / "model")
+    assert_it_trains_saves_loads_and_predicts(env, observation, combination, tmp_path / "model")
 
 
 @pytest.mark.parametrize("observation", POLICIES)
@@ -76,7 +76,7 @@ def test_a_covering_set_in_processes(observation, tmp_path):
     env = SubprocVecEnv([lambda: Corridor(observation=observation)] * 2)
     try:
         for combination in covering_pairs():
-            train_save_load_predict(env, observation, combination, tmp_path / "model")
+            assert_it_trains_saves_loads_and_predicts(env, observation, combination, tmp_path / "model")
     finally:
         env.close()
 
