@@ -66,7 +66,7 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     :param variant: its switches
     :param steps: env steps at most. Epsilon changes as in the entry, however many these are, and so does beta, but with
         fewer than in the entry it is 1 at their end, and stays so when a run goes on
-    :param changes: arguments that are others than in the entry or its ``policy_kwargs``, Adam's ``eps``, and
+    :param changes: arguments and switches that are others, also of the entry's ``policy_kwargs``, Adam's ``eps``, and
         ``epsilon_steps``; n_envs does not change gradient steps per env step
     :param device: such as "cpu" or "cuda"
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
@@ -89,7 +89,7 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     switches = OFF | SWITCHES[variant]
     changes = dict(changes)
     epsilon_steps = changes.pop("epsilon_steps", None)
-    if not switches["noisy"]:
+    if not changes.get("noisy", switches["noisy"]):
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
         if epsilon_steps is not None:
             entry["exploration_fraction"] = min(epsilon_steps / steps, 1.0)

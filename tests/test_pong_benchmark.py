@@ -51,6 +51,21 @@ def test_a_run_that_has_ended_is_not_made_again(pong, tmp_path):
     assert pong.RainbowDQN.load(model, buffer_size=1).exploration_fraction == 4_000 / 17_000  # as if begun so
 
 
+@pytest.mark.parametrize(
+    ("variant", "changes", "epsilon"),
+    [
+        ("dqn", {"epsilon_steps": 30_000}, (1.0, 0.002, 0.03)),
+        ("rainbow", {"epsilon_steps": 30_000}, (0.01, 0.0002, 0.1)),  # the entry's
+        ("rainbow", {"epsilon_steps": 30_000, "noisy": False}, (1.0, 0.002, 0.03)),
+    ],
+)
+def test_epsilon_explores_where_nothing_is_noisy(pong, variant, changes, epsilon):
+    arguments = pong.setting(variant, 1_000_000, changes, "cpu")
+    names = ("exploration_initial_eps", "exploration_final_eps", "exploration_fraction")
+    assert tuple(arguments[name] for name in names) == pytest.approx(epsilon)
+    assert arguments["noisy"] == changes.get("noisy", variant == "rainbow")
+
+
 def test_a_crash_leaves_a_model_with_its_own_replay_buffer(pong, tmp_path, monkeypatch):
     checkpoint = tmp_path / "checkpoint"
     train(pong, tmp_path, 80)
