@@ -9,7 +9,8 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
-checkpoint beside it, of which there is one every 50,000 env steps and one at the end. What has ended is not made again,
+checkpoint beside it, of which there is one every 50,000 env steps and one at the end. It begins new games there, so
+that it is another run from then on, and minutes since the checkpoint do not count. What has ended is not made again,
 and results without checkpoints, such as the shipped ones, are not written over. The table says when each variant first
 had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run (one seed, GTX 1080 class); with it
 ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. The variant ``n_step`` is all of
@@ -287,7 +288,7 @@ def main() -> None:
     )
     parser.add_argument("--change", nargs="+", default=[], metavar="NAME=NUMBER", help="of arguments: see above")
     parser.add_argument("--device", default="cpu", help="such as cuda")
-    parser.add_argument("--table", action="store_true", help="print the table and run nothing")
+    parser.add_argument("--table", action="store_true", help="print the table of all runs there, and run nothing")
     parser.add_argument(
         "--beside", type=Path, nargs="+", default=[], help="more folders of results in table and picture"
     )

@@ -47,7 +47,7 @@ def read(table: Path) -> list[dict[str, Any]]:
 
 def print_table(results: list[Path], variants: Iterable[str]) -> None:
     """
-    Print when each variant first reached each goal, from all runs there are.
+    Print when each variant first reached each goal, from all runs there are: a seed that was run twice counts twice.
 
     :param results: folders
     :param variants: names, in the order of the rows
@@ -92,7 +92,7 @@ def draw_curves(results: list[Path], variants: Iterable[str]) -> None:
             axes.plot(steps, means, style, color=f"C{number}", label=None if run else variant)
     axes.axhline(GOALS[-1], color="gray", linewidth=0.8)
     axes.set(
-        xlabel="env steps", ylabel="mean return of the last 100 games", title="PongNoFrameskip-v4, each seed a line"
+        xlabel="env steps", ylabel="mean return of the last 100 games", title="PongNoFrameskip-v4, each run a line"
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
