@@ -10,7 +10,7 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
 checkpoint beside it, of which there is one every 50,000 env steps and one at the end. It begins new games there, so
-that it is another run from then on, and minutes since the checkpoint do not count. What has ended is not made again,
+that it is another run from then on, and minutes go on from the last game before. What has ended is not made again,
 and results without checkpoints, such as the shipped ones, are not written over. The table says when each variant first
 had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run (one seed, GTX 1080 class); with it
 ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. The variant ``n_step`` is all of

@@ -92,7 +92,9 @@ def draw_curves(results: list[Path], variants: Iterable[str]) -> None:
             axes.plot(steps, means, style, color=f"C{number}", label=None if run else variant)
     axes.axhline(GOALS[-1], color="gray", linewidth=0.8)
     axes.set(
-        xlabel="env steps", ylabel="mean return of the last 100 games", title="PongNoFrameskip-v4, each run a line"
+        xlabel="env steps",
+        ylabel="mean return of the last 100 games, or of all so far",
+        title="PongNoFrameskip-v4, each run a line",
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
