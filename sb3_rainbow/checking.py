@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import (
@@ -22,6 +22,7 @@ from sb3_rainbow.arguments import (
     whole_number,
 )
 from sb3_rainbow.buffers import RainbowReplayBuffer
+from sb3_rainbow.sampling import PrioritizedSampler
 
 _SWITCHES = (
     "double_q", "dueling", "noisy", "distributional", "prioritized_replay",
@@ -115,15 +116,16 @@ class CheckingDQN(DQN):
                 f"buffer_size={self.buffer_size} cannot hold a window of n_steps={self.n_steps} for each of "
                 f"{self.n_envs} envs: make it at least {self.n_steps * self.n_envs}"
             )
-        if self.replay_buffer_class is not None:
-            is_ours = issubclass(self.replay_buffer_class, RainbowReplayBuffer)  # those take both
-            is_for_dicts = issubclass(self.replay_buffer_class, DictReplayBuffer) and not is_ours
-            if is_for_dicts and not isinstance(self.observation_space, spaces.Dict):
+        chosen, is_dict = self.replay_buffer_class, isinstance(self.observation_space, spaces.Dict)
+        if chosen is not None:
+            fits = (
+                chosen not in (ReplayBuffer, NStepReplayBuffer) if is_dict else not issubclass(chosen, DictReplayBuffer)
+            )
+            if not fits and not issubclass(chosen, RainbowReplayBuffer):  # those take both
                 raise ValueError(
-                    f"replay_buffer_class={self.replay_buffer_class.__name__} must be given Dict observations, not "
-                    f"{self.observation_space}: leave it out"
+                    f"replay_buffer_class={chosen.__name__} does not take observations of {self.observation_space}: "
+                    "leave it out"
                 )
-            self._warn_of_idle_switches(self.replay_buffer_class)
 
     def _network_switches(self) -> dict[str, bool]:
         return {"dueling": self.dueling, "noisy": self.noisy, "distributional": self.distributional}
@@ -137,24 +139,25 @@ class CheckingDQN(DQN):
             "prioritized_replay_beta0": self.prioritized_replay_beta0,
         }
 
-    def _warn_of_idle_switches(self, buffer_class: type[ReplayBuffer]) -> None:
+    def _warn_of_idle_switches(self) -> None:
+        buffer: Any = self.replay_buffer
         idle = []
-        taken = constructor_arguments(buffer_class)
-        if issubclass(buffer_class, RainbowReplayBuffer):  # gradient steps hand it the rest
-            defaults = inspect.signature(RainbowReplayBuffer).parameters
-            for name in ("prioritized_replay", "prioritized_replay_alpha"):
-                if name not in taken and getattr(self, name) != defaults[name].default:
-                    idle.append(f"{name}={getattr(self, name)}")
+        if isinstance(buffer, RainbowReplayBuffer):  # gradient steps hand it the rest
+            if buffer.prioritized_replay != self.prioritized_replay:
+                idle.append(f"prioritized_replay={self.prioritized_replay}")
+            alpha = self.prioritized_replay_alpha
+            if isinstance(buffer.sampler, PrioritizedSampler) and buffer.sampler.alpha != alpha:
+                idle.append(f"prioritized_replay_alpha={alpha}")
         else:
-            if self.n_steps > 1 and "n_steps" not in taken:
+            if self.n_steps > 1 and "n_steps" not in constructor_arguments(type(buffer)):
                 idle.append(f"n_steps={self.n_steps}")
-            if self.prioritized_replay and not hasattr(buffer_class, "update_priorities"):
+            if self.prioritized_replay and not hasattr(buffer, "update_priorities"):
                 idle.append("prioritized_replay=True")
         if idle:
             warnings.warn(
-                f"{' and '.join(idle)} will have no effect: replay_buffer_class={buffer_class.__name__} does not "
+                f"{' and '.join(idle)} will have no effect: replay_buffer_class={type(buffer).__name__} does not "
                 "support it. Leave replay_buffer_class out to use the one that does",
-                stacklevel=4,
+                stacklevel=3,
             )
 
 

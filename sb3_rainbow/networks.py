@@ -183,14 +183,14 @@ class RainbowNetwork(QNetwork):
         What several networks learn from, made once: floats, in the order in memory that is the fastest to learn from.
 
         :param obs: (batch, *obs_shape), or a dict of such tensors
-        :param image_dtype: of images for our own convolutions; bytes are exact in bfloat16, as these are not yet scaled
+        :param image_dtype: of bytes for our own convolutions; they are exact in bfloat16, as they are not yet scaled
         :return: for ``outputs(..., is_prepared=True)``
         """
         if not isinstance(self.features_extractor, ConvExtractor):
             return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
         # Channels last. Bytes are moved, not floats, and by channel, which costs half of what contiguous() does
         obs = th.stack(obs.unbind(1), dim=-1).permute(0, 3, 1, 2)  # type: ignore[union-attr]
-        return obs.to(image_dtype)
+        return obs.to(image_dtype if obs.dtype == th.uint8 else th.float32)
 
     def outputs(self, obs: PyTorchObs, is_prepared: bool = False) -> th.Tensor:
         """

@@ -79,17 +79,26 @@ class NoisyLinear(nn.Module):
         :param noise_in: of the inputs, or of the weights where it is independent
         :param noise_out: of the outputs; None: no noise
         """
+        dtype = self.weight_mu.dtype
         # Past __setattr__ of modules, which costs as much as a small layer
-        self._buffers["_noise_in"], self._buffers["_noise_out"] = noise_in, noise_out
+        self._buffers["_noise_in"] = None if noise_in is None else noise_in.to(dtype)
+        self._buffers["_noise_out"] = None if noise_out is None else noise_out.to(dtype)
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
         :param inputs: (batch, in_features); where the noise has a sample for each row, their number is the batch size
         :return: (batch, out_features)
+        :raises ValueError: when it is not
         """
         noise_in, noise_out = self._noise_in, self._noise_out
         if noise_out is None:
             return F.linear(inputs, self.weight_mu, self.bias_mu)
+        has_noise_for_each_row = noise_in is None or (self.factorised and len(noise_out) > 1)
+        if has_noise_for_each_row and inputs.shape[:-1] != noise_out.shape[:1]:
+            raise ValueError(
+                f"inputs of shape {tuple(inputs.shape)} must be (batch, in_features), a row for each of the "
+                f"{len(noise_out)} samples of the noise: give the layer one row for each observation"
+            )
         if noise_in is not None and len(noise_out) == 1 and self.factorised and th.compiler.is_compiling():
             # Made in one pass over the weights there: cheaper than a second product
             weight = self.weight_mu + self.weight_sigma * noise_out.T * noise_in

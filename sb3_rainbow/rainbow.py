@@ -15,7 +15,15 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_rainbow.arguments import discrete_actions, instance_of, known_device, number, subclass_of, whole_number
+from sb3_rainbow.arguments import (
+    discrete_actions,
+    instance_of,
+    known_device,
+    number,
+    observations,
+    subclass_of,
+    whole_number,
+)
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.captured import Settings
 from sb3_rainbow.capturing import CapturingDQN
@@ -158,6 +166,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             instance_of("env", env, str | gym.Env | VecEnv, "an environment, or its name")
             env = maybe_make_env(env, verbose)
             discrete_actions(env.action_space)
+            observations(env.observation_space)
         super().__init__(
             policy,
             env,
@@ -190,11 +199,12 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             self._clean_arguments()
             self._check_arguments()
             self._setup_model()
+            self._warn_of_idle_switches()
 
     def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)
-        if self.replay_buffer is not None and type(self.replay_buffer) is not self.replay_buffer_class:
-            self._warn_of_idle_switches(type(self.replay_buffer))
+        if type(self.replay_buffer) is not self.replay_buffer_class:
+            self._warn_of_idle_switches()
 
     load_replay_buffer.__doc__ = SavingDQN.load_replay_buffer.__doc__
 
@@ -208,6 +218,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         # What SB3 builds from is completed for the time of building only: it compares policy_kwargs on load, and says
         # that n_steps is ignored by any replay_buffer_class.
         given = self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps
+        loaded = self.replay_buffer  # that was saved with the model
+        if isinstance(loaded, RainbowReplayBuffer):
+            self.replay_buffer = None  # so that SB3 makes the one that is meant, which takes no memory
         self.policy_kwargs = self._network_switches() | self.policy_kwargs
         self.replay_buffer_kwargs = buffer_kwargs | self.replay_buffer_kwargs
         self.n_steps = 1
@@ -222,6 +235,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             ) from error
         finally:
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
+        if isinstance(loaded, RainbowReplayBuffer):
+            self._check_loaded(loaded, "that was saved with the model")
+            self.replay_buffer = loaded
         if self.device.type == "cpu":
             keep_freed_memory()
         self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
@@ -239,7 +255,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         """
         if self._put_off(gradient_steps, batch_size):
             return
-        if not self.policy.training:  # it takes as long as a few layers
+        if not (self.policy.training and self.q_net.training):  # it takes as long as a few layers
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         require_finite(self.num_timesteps, learning_rate=self.lr_schedule(self._current_progress_remaining))

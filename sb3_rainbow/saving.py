@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.dqn.dqn import DQN
@@ -153,24 +154,37 @@ class SavingDQN(DQN):
             raise ValueError(f"{path} is truncated, or holds no replay buffer ({error!r})") from error
         loaded, self.replay_buffer = self.replay_buffer, before
         assert loaded is not None
-        pairs = {
+        self._check_loaded(loaded, f"in {path}")
+        self.replay_buffer = loaded
+        if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
+            loaded.truncate_last_trajectory()
+
+    def _check_loaded(self, loaded: ReplayBuffer, place: str) -> None:
+        """
+        :param loaded: to take the place of the model's replay buffer, with which it is compared
+        :param place: where it came from
+        :raises ValueError: when it does not fit
+        """
+        pairs: dict[str, tuple[Any, Any]] = {
             "observation space": (loaded.observation_space, self.observation_space),
             "action space": (loaded.action_space, self.action_space),
             "number of envs": (loaded.n_envs, self.n_envs),
         }
         if isinstance(loaded, RainbowReplayBuffer):
-            pairs["prioritized_replay"] = (loaded.prioritized_replay, self.prioritized_replay)
+            own = self.replay_buffer
+            is_prioritized, alpha = self.prioritized_replay, self.prioritized_replay_alpha
+            if isinstance(own, RainbowReplayBuffer):  # a user's class may not leave it to the model
+                is_prioritized = own.prioritized_replay
+                alpha = own.sampler.alpha if isinstance(own.sampler, PrioritizedSampler) else alpha
+            pairs["prioritized_replay"] = (loaded.prioritized_replay, is_prioritized)
             if isinstance(loaded.sampler, PrioritizedSampler):
-                pairs["prioritized_replay_alpha"] = (loaded.sampler.alpha, self.prioritized_replay_alpha)
+                pairs["prioritized_replay_alpha"] = (loaded.sampler.alpha, alpha)
         for name, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise ValueError(
-                    f"the replay buffer in {path} has the {name} {theirs}, but this model has {ours}: load it into a "
+                    f"the replay buffer {place} has the {name} {theirs}, but this model has {ours}: load it into a "
                     "model like the one that it was saved with, or go on without it"
                 )
-        self.replay_buffer = loaded
-        if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
-            loaded.truncate_last_trajectory()
 
     def _write_back(self) -> None:
         """Give the replay buffer what is kept elsewhere, before somebody reads it."""

@@ -12,7 +12,7 @@ import pytest
 import torch as th
 from envs import Corridor
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -319,10 +319,38 @@ def test_numbers_given_to_load_may_be_of_any_type(tmp_path):
 
 
 def test_a_buffer_for_dicts_needs_dicts():
-    with pytest.raises(ValueError, match="replay_buffer_class=HerReplayBuffer must be given Dict observations"):
+    with pytest.raises(ValueError, match="replay_buffer_class=HerReplayBuffer does not take observations of Box"):
         RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=HerReplayBuffer)
+    env = BitFlippingEnv(n_bits=4, continuous=False)
+    for chosen in (ReplayBuffer, NStepReplayBuffer):
+        with pytest.raises(
+            ValueError, match=f"replay_buffer_class={chosen.__name__} does not take observations of Dict"
+        ):
+            RainbowDQN("MultiInputPolicy", env, replay_buffer_class=chosen)
     model = RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=RainbowDictReplayBuffer)  # which takes both
     assert type(model.replay_buffer) is RainbowDictReplayBuffer
+
+
+@pytest.mark.parametrize(
+    ("space", "named"),
+    [
+        (spaces.Discrete(4, start=2), r"observation_space=Discrete\(4, start=2\) must start at 0"),
+        (spaces.MultiDiscrete([3, 3], start=[0, 1]), r"observation_space=MultiDiscrete.* must start at 0"),
+        (
+            spaces.Dict(a=spaces.Discrete(4, start=2)),
+            r"observation_space\['a'\]=Discrete\(4, start=2\) must start at 0",
+        ),
+        (spaces.Text(3), r"observation_space=Text.* is not supported"),
+        (spaces.Tuple([spaces.Discrete(2)]), r"observation_space=Tuple.* is not supported"),
+        (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), r"observation_space\['a'\]=Dict.* is not supported"),
+    ],
+)
+def test_observations_that_no_network_takes(space, named):
+    env = Corridor()
+    env.observation_space = space
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    with pytest.raises(ValueError, match=named):
+        RainbowDQN(policy, env)
 
 
 def test_train_freq_as_sb3_stores_it():

@@ -1,5 +1,7 @@
 """Noisy layers: what the noise is, when it changes, and what it has nothing to do with."""
 
+import re
+
 import numpy as np
 import pytest
 import torch as th
@@ -73,6 +75,27 @@ def test_rows_with_noise_of_their_own_have_its_distribution(kind):
     assert ((own.var(0) / shared.var(0)).log().abs() < 0.3).all()
     # and no two rows share it
     assert len(own.unique(dim=0)) > n * 0.99
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(3, 2, 4), (6, 4), (1, 4)])
+def test_rows_are_not_given_the_noise_of_others(kind, shape):
+    layer = NoisyLinear(4, 2, noise=kind)
+    layer.reset_noise(3)
+    with pytest.raises(ValueError, match=re.escape(f"inputs of shape {shape} must be (batch, in_features)")):
+        layer(th.ones(shape))
+    layer.reset_noise()  # which all rows share
+    assert layer(th.ones(shape)).shape == (*shape[:-1], 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [th.bfloat16, th.float16, th.float64])
+@pytest.mark.parametrize("n_samples", [1, 5])
+def test_noise_has_the_precision_of_the_weights(kind, dtype, n_samples):
+    layer = nn.Sequential(NoisyLinear(3, 4, noise=kind)).to(dtype)
+    for reset in (layer[0].reset_noise, lambda n: reset_noise(layer, n)):
+        reset(n_samples)
+        assert layer(th.ones(5, 3, dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -371,6 +371,16 @@ def test_each_row_drawn_gets_its_own_priority_plus_epsilon_to_the_power_of_alpha
     np.testing.assert_array_equal(after[others], before[others])
 
 
+def test_learning_is_in_training_mode_after_the_network_has_played():
+    model = make()
+    model.learn(100)
+    model.train(1)
+    model.q_net.predict(model.observation_space.sample())
+    assert not model.q_net.training
+    model.train(1)
+    assert model.q_net.training
+
+
 @pytest.mark.parametrize("distributional", [True, False])
 def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
     """bfloat16 has 8 bits: each product is off by up to 0.4 %, weights and what the head computes are not."""

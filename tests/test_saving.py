@@ -285,6 +285,51 @@ def test_a_replay_buffer_that_does_not_fit(model, tmp_path, env, n_envs, kwargs,
     assert other.replay_buffer is before
 
 
+@pytest.mark.parametrize(
+    ("n_envs", "kwargs", "named"),
+    [
+        (1, {}, "number of envs 2, but this model has 1"),
+        (2, {"prioritized_replay": False}, "prioritized_replay True, but this model has False"),
+        (2, {"prioritized_replay_alpha": 0.7}, "prioritized_replay_alpha 0.5, but this model has 0.7"),
+    ],
+)
+def test_a_replay_buffer_in_the_models_file_that_does_not_fit(model, tmp_path, n_envs, kwargs, named):
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    env = make_vec_env("CartPole-v1", n_envs)
+    with pytest.raises(ValueError, match=f"^the replay buffer that was saved with the model has the {named}"):
+        RainbowDQN.load(tmp_path / "model", env, **kwargs)
+    loaded = RainbowDQN.load(tmp_path / "model", model.env, n_steps=5, buffer_size=1)
+    assert loaded.replay_buffer.size() == model.replay_buffer.size() == 100
+    same = (loaded.replay_buffer.sampler.tree[np.arange(200)], model.replay_buffer.sampler.tree[np.arange(200)])
+    np.testing.assert_array_equal(*same)
+
+
+class UniformBuffer(RainbowReplayBuffer):
+    def __init__(self, buffer_size, observation_space, action_space, device="auto", n_envs=1,
+                 optimize_memory_usage=False):  # fmt: skip
+        super().__init__(buffer_size, observation_space, action_space, device, n_envs, prioritized_replay=False)
+
+
+class SteepBuffer(RainbowReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs | {"prioritized_replay_alpha": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("buffer_class", "idle"),
+    [(UniformBuffer, "prioritized_replay=True"), (SteepBuffer, "prioritized_replay_alpha=0.5")],
+)
+def test_a_buffer_that_chooses_for_itself_is_loaded_by_a_model_like_its_own(tmp_path, buffer_class, idle):
+    with pytest.warns(UserWarning, match=f"^{idle} will have no effect"):
+        model = RainbowDQN("MlpPolicy", "CartPole-v1", **SMALL, replay_buffer_class=buffer_class).learn(60)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    for other in (model, RainbowDQN.load(tmp_path / "model", model.env)):
+        assert type(other.replay_buffer) is buffer_class
+        assert other.replay_buffer.size() == 60
+
+
 def test_hindsight_replay_without_an_env_says_so(tmp_path):
     env = BitFlippingEnv(n_bits=4, continuous=False)
     kwargs = {**SMALL, "replay_buffer_class": HerReplayBuffer, "n_steps": 1, "prioritized_replay": False}
