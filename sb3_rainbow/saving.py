@@ -103,7 +103,8 @@ class SavingDQN(DQN):
         :param env: the environment to go on with; None: the model may predict, and get one later
         :param device: on which the model runs
         :return: a new model
-        :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches
+        :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches, or
+            has a replay buffer in it that does not fit
         """
         check_saved_model(path, attribute="prioritized_replay_beta")
         try:
