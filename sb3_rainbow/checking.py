@@ -146,7 +146,8 @@ class CheckingDQN(DQN):
             if buffer.prioritized_replay != self.prioritized_replay:
                 idle.append(f"prioritized_replay={self.prioritized_replay}")
             alpha = self.prioritized_replay_alpha
-            if isinstance(buffer.sampler, PrioritizedSampler) and buffer.sampler.alpha != alpha:
+            is_given = alpha != inspect.signature(RainbowReplayBuffer).parameters["prioritized_replay_alpha"].default
+            if is_given and isinstance(buffer.sampler, PrioritizedSampler) and buffer.sampler.alpha != alpha:
                 idle.append(f"prioritized_replay_alpha={alpha}")
         else:
             if self.n_steps > 1 and "n_steps" not in constructor_arguments(type(buffer)):
@@ -155,8 +156,8 @@ class CheckingDQN(DQN):
                 idle.append("prioritized_replay=True")
         if idle:
             warnings.warn(
-                f"{' and '.join(idle)} will have no effect: replay_buffer_class={type(buffer).__name__} does not "
-                "support it. Leave replay_buffer_class out to use the one that does",
+                f"{' and '.join(idle)} will have no effect with this {type(buffer).__name__}: leave "
+                "replay_buffer_class out to use one that supports it",
                 stacklevel=3,
             )
 

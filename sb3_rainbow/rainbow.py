@@ -218,8 +218,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         # What SB3 builds from is completed for the time of building only: it compares policy_kwargs on load, and says
         # that n_steps is ignored by any replay_buffer_class.
         given = self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps
-        loaded = self.replay_buffer  # that was saved with the model
-        if isinstance(loaded, RainbowReplayBuffer):
+        saved = self.replay_buffer  # with the model
+        if isinstance(saved, RainbowReplayBuffer):
             self.replay_buffer = None  # so that SB3 makes the one that is meant, which takes no memory
         self.policy_kwargs = self._network_switches() | self.policy_kwargs
         self.replay_buffer_kwargs = buffer_kwargs | self.replay_buffer_kwargs
@@ -235,9 +235,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             ) from error
         finally:
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
-        if isinstance(loaded, RainbowReplayBuffer):
-            self._check_loaded(loaded, "that was saved with the model")
-            self.replay_buffer = loaded
+        if isinstance(saved, RainbowReplayBuffer):
+            self._take_back(saved)
         if self.device.type == "cpu":
             keep_freed_memory()
         self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
@@ -467,8 +466,14 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         is_env_reset = reset_num_timesteps or self._last_obs is None
-        if is_env_reset and isinstance(self.replay_buffer, RainbowReplayBuffer):
-            self.replay_buffer.truncate_last_trajectory()
+        if isinstance(self.replay_buffer, RainbowReplayBuffer):
+            if self.replay_buffer.n_envs != self.n_envs:  # it was saved with the model, which may play with other envs
+                raise ValueError(
+                    f"the replay buffer has the number of envs {self.replay_buffer.n_envs}, but this model has "
+                    f"{self.n_envs}: pass replay_buffer=None to load(), which begins a new one"
+                )
+            if is_env_reset:
+                self.replay_buffer.truncate_last_trajectory()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:

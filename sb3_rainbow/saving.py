@@ -104,7 +104,7 @@ class SavingDQN(DQN):
         :param device: on which the model runs
         :return: a new model
         :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches, or
-            has a replay buffer in it that does not fit
+            has a replay buffer in it that was made with other ones: pass ``replay_buffer=None`` to begin a new one
         """
         check_saved_model(path, attribute="prioritized_replay_beta")
         try:
@@ -155,22 +155,23 @@ class SavingDQN(DQN):
             raise ValueError(f"{path} is truncated, or holds no replay buffer ({error!r})") from error
         loaded, self.replay_buffer = self.replay_buffer, before
         assert loaded is not None
-        self._check_loaded(loaded, f"in {path}")
-        self.replay_buffer = loaded
-        if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
-            loaded.truncate_last_trajectory()
-
-    def _check_loaded(self, loaded: ReplayBuffer, place: str) -> None:
-        """
-        :param loaded: to take the place of the model's replay buffer, with which it is compared
-        :param place: where it came from
-        :raises ValueError: when it does not fit
-        """
-        pairs: dict[str, tuple[Any, Any]] = {
+        spaces_and_envs = {
             "observation space": (loaded.observation_space, self.observation_space),
             "action space": (loaded.action_space, self.action_space),
             "number of envs": (loaded.n_envs, self.n_envs),
         }
+        remedy = "load it into a model like the one that it was saved with, or go on without it"
+        _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priorities(loaded), remedy)
+        self.replay_buffer = loaded
+        if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
+            loaded.truncate_last_trajectory()
+
+    def _priorities(self, loaded: ReplayBuffer) -> dict[str, tuple[Any, Any]]:
+        """
+        :param loaded: to take the place of the model's replay buffer
+        :return: what the priorities of both depend on, by name
+        """
+        pairs: dict[str, tuple[Any, Any]] = {}
         if isinstance(loaded, RainbowReplayBuffer):
             own = self.replay_buffer
             is_prioritized, alpha = self.prioritized_replay, self.prioritized_replay_alpha
@@ -180,15 +181,25 @@ class SavingDQN(DQN):
             pairs["prioritized_replay"] = (loaded.prioritized_replay, is_prioritized)
             if isinstance(loaded.sampler, PrioritizedSampler):
                 pairs["prioritized_replay_alpha"] = (loaded.sampler.alpha, alpha)
-        for name, (theirs, ours) in pairs.items():
-            if theirs != ours:
-                raise ValueError(
-                    f"the replay buffer {place} has the {name} {theirs}, but this model has {ours}: load it into a "
-                    "model like the one that it was saved with, or go on without it"
-                )
+        return pairs
+
+    def _take_back(self, saved: RainbowReplayBuffer) -> None:
+        """
+        :param saved: replay buffer that was saved with the model, in place of the one that has been made since
+        :raises ValueError: when ``load`` was given other switches than those that it was made with
+        """
+        remedy = "leave that argument out, or pass replay_buffer=None to load(), which begins a new one"
+        _require_equal("the replay buffer that was saved with the model", self._priorities(saved), remedy)
+        self.replay_buffer = saved
 
     def _write_back(self) -> None:
         """Give the replay buffer what is kept elsewhere, before somebody reads it."""
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_play_only"]
+
+
+def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]], remedy: str) -> None:
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise ValueError(f"{what} has the {name} {theirs}, but this model has {ours}: {remedy}")

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 import zipfile
 
 import numpy as np
@@ -286,22 +287,34 @@ def test_a_replay_buffer_that_does_not_fit(model, tmp_path, env, n_envs, kwargs,
 
 
 @pytest.mark.parametrize(
-    ("n_envs", "kwargs", "named"),
+    ("kwargs", "named"),
     [
-        (1, {}, "number of envs 2, but this model has 1"),
-        (2, {"prioritized_replay": False}, "prioritized_replay True, but this model has False"),
-        (2, {"prioritized_replay_alpha": 0.7}, "prioritized_replay_alpha 0.5, but this model has 0.7"),
+        ({"prioritized_replay": False}, "prioritized_replay True, but this model has False"),
+        ({"prioritized_replay_alpha": 0.7}, "prioritized_replay_alpha 0.5, but this model has 0.7"),
     ],
 )
-def test_a_replay_buffer_in_the_models_file_that_does_not_fit(model, tmp_path, n_envs, kwargs, named):
+def test_a_replay_buffer_in_the_models_file_that_does_not_fit(model, tmp_path, kwargs, named):
     model.save(tmp_path / "model", include=["replay_buffer"])
-    env = make_vec_env("CartPole-v1", n_envs)
-    with pytest.raises(ValueError, match=f"^the replay buffer that was saved with the model has the {named}"):
-        RainbowDQN.load(tmp_path / "model", env, **kwargs)
+    refusal = f"^the replay buffer that was saved with the model has the {named}: .*replay_buffer=None"
+    with pytest.raises(ValueError, match=refusal):
+        RainbowDQN.load(tmp_path / "model", model.env, **kwargs)
+    assert RainbowDQN.load(tmp_path / "model", model.env, replay_buffer=None, **kwargs).replay_buffer.size() == 0
     loaded = RainbowDQN.load(tmp_path / "model", model.env, n_steps=5, buffer_size=1)
     assert loaded.replay_buffer.size() == model.replay_buffer.size() == 100
     same = (loaded.replay_buffer.sampler.tree[np.arange(200)], model.replay_buffer.sampler.tree[np.arange(200)])
     np.testing.assert_array_equal(*same)
+
+
+def test_a_model_with_its_buffer_plays_with_another_number_of_envs_but_does_not_train(model, tmp_path):
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    env = make_vec_env("CartPole-v1", 1)
+    loaded = RainbowDQN.load(tmp_path / "model", env)
+    assert loaded.predict(env.reset())[0].shape == (1,)
+    with pytest.raises(
+        ValueError, match=r"number of envs 2, but this model has 1: pass replay_buffer=None to load\(\)"
+    ):
+        loaded.learn(60)
+    RainbowDQN.load(tmp_path / "model", env, replay_buffer=None).learn(60)
 
 
 class UniformBuffer(RainbowReplayBuffer):
@@ -316,12 +329,19 @@ class SteepBuffer(RainbowReplayBuffer):
 
 
 @pytest.mark.parametrize(
-    ("buffer_class", "idle"),
-    [(UniformBuffer, "prioritized_replay=True"), (SteepBuffer, "prioritized_replay_alpha=0.5")],
+    ("buffer_class", "kwargs", "idle"),
+    [
+        (UniformBuffer, {}, "prioritized_replay=True"),
+        (SteepBuffer, {}, None),
+        (SteepBuffer, {"prioritized_replay_alpha": 0.7}, "prioritized_replay_alpha=0.7"),
+    ],
 )
-def test_a_buffer_that_chooses_for_itself_is_loaded_by_a_model_like_its_own(tmp_path, buffer_class, idle):
-    with pytest.warns(UserWarning, match=f"^{idle} will have no effect"):
-        model = RainbowDQN("MlpPolicy", "CartPole-v1", **SMALL, replay_buffer_class=buffer_class).learn(60)
+def test_a_buffer_that_chooses_for_itself_is_loaded_by_a_model_like_its_own(tmp_path, buffer_class, kwargs, idle):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = RainbowDQN("MlpPolicy", "CartPole-v1", **SMALL, replay_buffer_class=buffer_class, **kwargs).learn(60)
+    told = [str(warning.message).split(" will have no effect")[0] for warning in caught if "effect" in str(warning)]
+    assert told == ([idle] if idle else [])
     model.save_replay_buffer(tmp_path / "buffer")
     model.load_replay_buffer(tmp_path / "buffer")
     model.save(tmp_path / "model", include=["replay_buffer"])
