@@ -152,22 +152,22 @@ def discrete_actions(space: spaces.Space) -> None:
         raise ValueError(f"action_space={space} must start at 0: shift the actions in a wrapper of the env")
 
 
-def observations(space: spaces.Space, name: str = "observation_space") -> None:
+def known_observations(space: spaces.Space) -> None:
     """
     :param space: observation space
-    :param name: of the argument, or of the part of it
     :raises ValueError: when SB3 cannot make tensors of its observations, or its numbers do not start at 0
     """
-    if isinstance(space, spaces.Dict) and name == "observation_space":
-        for key, part in space.spaces.items():
-            observations(part, f"{name}[{key!r}]")
-    elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise ValueError(
-            f"{name}={space} is not supported: wrap the env so that observations are Box, Discrete, MultiDiscrete or "
-            "MultiBinary, or a Dict of these"
-        )
-    elif np.any(getattr(space, "start", 0)):
-        raise ValueError(f"{name}={space} must start at 0: shift the observations in a wrapper of the env")
+    parts = {"observation_space": space}
+    if isinstance(space, spaces.Dict):
+        parts = {f"observation_space[{key!r}]": part for key, part in space.spaces.items()}
+    for name, part in parts.items():
+        if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise ValueError(
+                f"{name}={part} is not supported: wrap the env so that observations are Box, Discrete, MultiDiscrete "
+                "or MultiBinary, or a Dict of these"
+            )
+        if np.any(getattr(part, "start", 0)):
+            raise ValueError(f"{name}={part} must start at 0: shift the observations in a wrapper of the env")
 
 
 def known_device(device: Any) -> th.device:

@@ -116,12 +116,12 @@ class CheckingDQN(DQN):
                 f"buffer_size={self.buffer_size} cannot hold a window of n_steps={self.n_steps} for each of "
                 f"{self.n_envs} envs: make it at least {self.n_steps * self.n_envs}"
             )
-        chosen, is_dict = self.replay_buffer_class, isinstance(self.observation_space, spaces.Dict)
-        if chosen is not None:
-            fits = (
-                chosen not in (ReplayBuffer, NStepReplayBuffer) if is_dict else not issubclass(chosen, DictReplayBuffer)
-            )
-            if not fits and not issubclass(chosen, RainbowReplayBuffer):  # those take both
+        chosen = self.replay_buffer_class
+        if chosen is not None and not issubclass(chosen, RainbowReplayBuffer):  # those take both
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            is_for_dicts = issubclass(chosen, DictReplayBuffer)
+            is_for_arrays = chosen in (ReplayBuffer, NStepReplayBuffer)  # a user's own may take what it likes
+            if (is_for_dicts and not is_dict) or (is_for_arrays and is_dict):
                 raise ValueError(
                     f"replay_buffer_class={chosen.__name__} does not take observations of {self.observation_space}: "
                     "leave it out"

@@ -19,8 +19,8 @@ from sb3_rainbow.arguments import (
     discrete_actions,
     instance_of,
     known_device,
+    known_observations,
     number,
-    observations,
     subclass_of,
     whole_number,
 )
@@ -166,7 +166,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             instance_of("env", env, str | gym.Env | VecEnv, "an environment, or its name")
             env = maybe_make_env(env, verbose)
             discrete_actions(env.action_space)
-            observations(env.observation_space)
+            known_observations(env.observation_space)
         super().__init__(
             policy,
             env,
@@ -466,14 +466,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         is_env_reset = reset_num_timesteps or self._last_obs is None
-        if isinstance(self.replay_buffer, RainbowReplayBuffer):
-            if self.replay_buffer.n_envs != self.n_envs:  # it was saved with the model, which may play with other envs
-                raise ValueError(
-                    f"the replay buffer has the number of envs {self.replay_buffer.n_envs}, but this model has "
-                    f"{self.n_envs}: pass replay_buffer=None to load(), which begins a new one"
-                )
-            if is_env_reset:
-                self.replay_buffer.truncate_last_trajectory()
+        if is_env_reset and isinstance(self.replay_buffer, RainbowReplayBuffer):
+            self.replay_buffer.truncate_last_trajectory()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.dqn.dqn import DQN
@@ -18,6 +19,7 @@ SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
 
 _TARGET_PREFIX = "q_net_target."
 _NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
+_BEGIN_A_NEW_ONE = "pass replay_buffer=None to load(), which begins a new one"
 
 
 class SavingDQN(DQN):
@@ -188,9 +190,15 @@ class SavingDQN(DQN):
         :param saved: replay buffer that was saved with the model, in place of the one that has been made since
         :raises ValueError: when ``load`` was given other switches than those that it was made with
         """
-        remedy = "leave that argument out, or pass replay_buffer=None to load(), which begins a new one"
+        remedy = f"leave that argument out, or {_BEGIN_A_NEW_ONE}"
         _require_equal("the replay buffer that was saved with the model", self._priorities(saved), remedy)
         self.replay_buffer = saved
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        buffer = self.replay_buffer
+        if isinstance(buffer, RainbowReplayBuffer):  # that was saved with the model, which may play with other envs
+            _require_equal("the replay buffer", {"number of envs": (buffer.n_envs, self.n_envs)}, _BEGIN_A_NEW_ONE)
+        return super()._setup_learn(*args, **kwargs)
 
     def _write_back(self) -> None:
         """Give the replay buffer what is kept elsewhere, before somebody reads it."""
