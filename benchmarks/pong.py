@@ -16,9 +16,9 @@ had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run 
 ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. The variant ``n_step`` is all of
 2-, 3- and 4-step. ``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first
 mean of 18. The setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it or of
-its ``policy_kwargs``, ``n_envs``, Adam's ``eps``, or ``epsilon_steps``, the env steps in which epsilon falls where
-nothing is noisy, for all, and has folders of its own for results and checkpoints, as has another ``--device``, where
-learning is overlapped with playing.
+its ``policy_kwargs``, ``n_envs``, Adam's ``eps``, ``layer_norm`` and ``input_norm`` of the convolutions, or
+``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, for all, and has folders of its own for
+results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -67,8 +67,9 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     :param variant: its switches
     :param steps: env steps at most. Epsilon changes as in the entry, however many these are, and so does beta, but with
         fewer than in the entry it is 1 at their end, and stays so when a run goes on
-    :param changes: arguments and switches that are others, also of the entry's ``policy_kwargs``, Adam's ``eps``, and
-        ``epsilon_steps``; n_envs does not change gradient steps per env step
+    :param changes: arguments and switches that are others, also of the entry's ``policy_kwargs``, Adam's ``eps``, its
+        convolutions' ``layer_norm`` and ``input_norm``, and ``epsilon_steps``; n_envs does not change gradient steps
+        per env step
     :param device: such as "cpu" or "cuda"
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
         it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
@@ -95,7 +96,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
         if epsilon_steps is not None:
             entry["exploration_fraction"] = min(epsilon_steps / steps, 1.0)
     kwargs = entry["policy_kwargs"]
-    for arguments in (kwargs["optimizer_kwargs"], kwargs):
+    kwargs["features_extractor_kwargs"].setdefault("input_norm", False)
+    for arguments in (kwargs["optimizer_kwargs"], kwargs["features_extractor_kwargs"], kwargs):
         arguments |= {name: changes.pop(name) for name in arguments.keys() & changes.keys()}
     device_type = th.device(device).type
     speed = {"amp": has_bfloat16(device_type), "compile": True, "overlap": device_type != "cpu"}

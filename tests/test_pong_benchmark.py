@@ -130,12 +130,13 @@ def test_bad_arguments_are_named(pong, tmp_path, monkeypatch):
 
 
 def test_changes_reach_what_they_name(pong):
-    changes = {"n_envs": 16, "sigma_init": 0.5, "eps": 1e-8, "learning_starts": 7}
+    changes = {"n_envs": 16, "sigma_init": 0.5, "eps": 1e-8, "learning_starts": 7, "input_norm": True}
     arguments = pong.setting("rainbow", 10_000, changes, "cpu")
     assert (arguments["n_envs"], arguments["gradient_steps"], arguments["learning_starts"]) == (16, 8, 7)
     assert arguments["policy_kwargs"]["sigma_init"] == 0.5
     assert arguments["policy_kwargs"]["optimizer_kwargs"]["eps"] == 1e-8
-    assert "sigma_init" not in arguments
+    assert arguments["policy_kwargs"]["features_extractor_kwargs"] == {"layer_norm": True, "input_norm": True}
+    assert not {"sigma_init", "input_norm"} & arguments.keys()
     assert pong.following(9_999, 10_000) == 10_000
     assert pong.following(10_000, 10_000) == 20_000
 
