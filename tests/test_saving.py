@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch as th
 from envs import Corridor
+from models import SMALL
 from stable_baselines3 import DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
-
-SMALL = {"buffer_size": 500, "learning_starts": 50, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}, "seed": 0}
 
 
 @pytest.fixture(scope="module")

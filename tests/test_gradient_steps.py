@@ -1,0 +1,252 @@
+"""What a gradient step learns from and changes: targets, weights, priorities, noise, precision."""
+
+import copy
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from envs import Corridor
+from models import make
+from stable_baselines3.common.logger import configure
+from torch import nn
+
+from sb3_rainbow import RainbowDQN
+from sb3_rainbow.noisy import noisy_layers
+
+OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
+
+
+@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize("distributional", [True, False])
+def test_double_q_selects_with_the_online_and_evaluates_with_the_target_network(double_q, distributional):
+    """Hand-computed: online values (0, 1), target values (5, 2), reward 1, gamma 0.5."""
+    model = make(Corridor(length=1000), double_q=double_q, dueling=False, noisy=False, distributional=distributional,
+                 prioritized_replay=False, n_steps=1, gamma=0.5, learning_rate=0.0, batch_size=1,
+                 policy_kwargs={"net_arch": [], "n_atoms": 15, "v_min": 0, "v_max": 7})  # fmt: skip
+    for network, values in ((model.q_net, [0.0, 1.0]), (model.q_net_target, [5.0, 2.0])):
+        nn.init.zeros_(network.q_net[0].weight)
+        if distributional:  # all on the atom of that value
+            logits = [100 * (network.head.support == value).float() for value in values]
+            network.q_net[0].bias.data[:] = th.cat(logits)
+        else:
+            network.q_net[0].bias.data[:] = th.tensor(values)
+    obs = np.zeros((1, 2), np.float32)
+    model.replay_buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([False]), [{}])
+    targets = []
+    head_loss = model.q_net.head.loss
+    model.q_net.head.loss = lambda outputs, actions, target: (
+        targets.append(target) or head_loss(outputs, actions, target)
+    )
+    model.set_logger(configure(None, []))
+    model.train(1, batch_size=1)
+    target = (targets[0] @ model.q_net.head.support).item() if distributional else targets[0].item()
+    assert target == pytest.approx(1 + 0.5 * (2.0 if double_q else 5.0))
+    assert model.logger.name_to_value["train/q_mean"] == pytest.approx(0.0, abs=1e-6)
+    if not distributional:
+        assert model.logger.name_to_value["train/td_error"] == pytest.approx(target)
+        assert model.logger.name_to_value["train/loss"] == pytest.approx(target - 0.5)
+
+
+@pytest.mark.parametrize("truncated", [True, False])
+@pytest.mark.parametrize("distributional", [True, False])
+def test_the_target_bootstraps_n_steps_on_unless_the_state_is_terminal(truncated, distributional, monkeypatch):
+    """Two steps of reward 1, then a truncation or a terminal state; gamma is 0.5."""
+    model = make(distributional=distributional, n_steps=3, gamma=0.5)
+    for step in (1, 2):
+        obs = np.full((1, 4), step, np.float32)
+        infos = [{"TimeLimit.truncated": truncated and step == 2}]
+        model.replay_buffer.add(obs, obs + 1, np.array([0]), np.array([1.0]), np.array([step == 2]), infos)
+    batch = model.replay_buffer._get_samples(np.array([0]))
+    model.replay_buffer.sample = lambda *args, **kwargs: batch
+    seen = {}
+
+    def watched(function, name):
+        def call(*args, **kwargs):
+            seen[name] = args
+            return function(*args, **kwargs)
+
+        return call
+
+    head = model.q_net.head
+    monkeypatch.setattr(head, "target", watched(head.target, "target"))
+    monkeypatch.setattr(model.q_net_target, "outputs", watched(model.q_net_target.outputs, "next"))
+    model.set_logger(configure(None, []))
+    model.train(1, batch_size=1)
+    assert seen["next"][0].tolist() == [[3.0] * 4]  # after the second step
+    assert [value.item() for value in seen["target"][2:]] == [1.5, 0.25 if truncated else 0.0]
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_weights_multiply_losses_one_by_one(distributional):
+    """The gradient of a weighted batch is the weighted mean of the gradients, not that of a (batch, batch) matrix."""
+    model = make(**{**OFF, "prioritized_replay": True, "distributional": distributional}, n_steps=1, learning_rate=1.0,
+                 policy_kwargs={"net_arch": [], "optimizer_class": th.optim.SGD}, max_grad_norm=None)  # fmt: skip
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        obs = rng.standard_normal((1, 4)).astype(np.float32)
+        model.replay_buffer.add(obs, obs, np.array([0]), rng.standard_normal(1) * 3, np.array([True]), [{}])
+    model.replay_buffer.update_priorities(np.arange(8), np.linspace(0.1, 3, 8))
+    model.set_logger(configure(None, []))
+    batch = model.replay_buffer.sample(4)
+    assert batch.weights.min() < 0.9
+    model.replay_buffer.sample = lambda *args, **kwargs: batch
+    layer = copy.deepcopy(model.q_net.q_net[0])
+    outputs = layer(batch.observations)
+    if distributional:  # the gradient of the cross-entropy with the return's projection
+        head = model.q_net.head
+        target = head.target(outputs.reshape(4, 2, -1), th.zeros(4, 1), batch.rewards, th.zeros(4, 1))
+        errors = (outputs.reshape(4, 2, -1)[:, 0].softmax(1) - target)[:, 7]  # of one of the atoms
+        row = 7
+    else:  # the gradient of Huber's loss; the states are terminal, so nothing is bootstrapped
+        errors, row = (outputs[:, 0] - batch.rewards[:, 0]).clamp(-1, 1), 0
+    expected = (batch.weights * errors[:, None] * batch.observations).mean(0)
+    model.train(1, batch_size=4)
+    th.testing.assert_close(layer.weight[row] - model.q_net.q_net[0].weight[row], expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_each_row_drawn_gets_its_own_priority_plus_epsilon_to_the_power_of_alpha(distributional):
+    model = make(noisy=False, distributional=distributional, learning_rate=0.0, learning_starts=10**6,
+                 prioritized_replay_eps=0.5, prioritized_replay_alpha=0.7)  # fmt: skip
+    with pytest.warns(UserWarning, match="before learning starts"):
+        model.learn(100)
+    before = model.replay_buffer.sampler.tree[np.arange(100)].copy()
+    model.train(1, batch_size=16)
+    drawn = np.unique(model.replay_buffer._drawn)
+    batch = model.replay_buffer._get_samples(drawn)
+    head = model.q_net.head
+    with th.no_grad():
+        next_actions = model.q_net(batch.next_observations).argmax(1, keepdim=True)
+        target = head.target(model.q_net_target.outputs(batch.next_observations), next_actions, batch.rewards,
+                             (1 - batch.dones) * batch.discounts)  # fmt: skip
+        _, priorities = head.loss(model.q_net.outputs(batch.observations), batch.actions, target)
+    after = model.replay_buffer.sampler.tree[np.arange(100)]
+    np.testing.assert_allclose(after[drawn], (priorities.squeeze(1).numpy() + 0.5) ** 0.7, rtol=1e-4)
+    others = np.setdiff1d(np.arange(100), drawn)
+    np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_learning_is_in_training_mode_after_the_network_has_played():
+    model = make()
+    model.learn(100)
+    model.train(1)
+    model.q_net.predict(model.observation_space.sample())
+    assert not model.q_net.training
+    model.train(1)
+    assert model.q_net.training
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
+    """bfloat16 has 8 bits: each product is off by up to 0.4 %, weights and what the head computes are not."""
+    models = []
+    for amp in (False, True):
+        model = make(amp=amp, distributional=distributional, learning_starts=10**6, policy_kwargs={
+            "net_arch": [64], "optimizer_class": th.optim.SGD}, learning_rate=1.0)  # fmt: skip
+        with pytest.warns(UserWarning, match="before learning starts"):
+            model.learn(100)
+        before = model.policy.parameters_to_vector()
+        np.random.seed(1)
+        th.manual_seed(1)
+        model.train(1, batch_size=64)
+        models.append((model, model.policy.parameters_to_vector() - before))
+    (exact, step), (rough, rough_step) = models
+    assert np.linalg.norm(rough_step - step) < 0.05 * np.linalg.norm(step)
+    assert (rough_step != step).any()
+    tree, rough_tree = (model.replay_buffer.sampler.tree[np.arange(100)] for model in (exact, rough))
+    np.testing.assert_allclose(rough_tree, tree, rtol=0.1)
+    assert all(parameter.dtype == th.float32 for parameter in rough.policy.parameters())
+    rough.save(tmp_path / "amp")
+    assert RainbowDQN.load(tmp_path / "amp").amp is True
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"amp": True, "noise": "independent"},
+        {"dueling": False, "noisy": False, "distributional": False, "double_q": False, "prioritized_replay": False},
+    ],
+)
+def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs, tmp_path):
+    """Another batch size too, which is compiled anew."""
+    noise = {"noise": kwargs.pop("noise")} if "noise" in kwargs else {}
+    models = []
+    for compiled in (False, True):
+        model = make(compile=compiled, learning_starts=10**6, learning_rate=1.0, **kwargs, policy_kwargs={
+            "net_arch": [16], "optimizer_class": th.optim.SGD, **noise})  # fmt: skip
+        with pytest.warns(UserWarning, match="before learning starts"):
+            model.learn(100)
+        np.random.seed(1)
+        th.manual_seed(1)
+        before = model.policy.parameters_to_vector()
+        model.train(1, batch_size=64)
+        model.train(1, batch_size=32)
+        models.append((model, model.policy.parameters_to_vector() - before))
+    (_, step), (model, compiled_step) = models
+    assert np.linalg.norm(compiled_step - step) < (0.05 if "amp" in kwargs else 1e-4) * np.linalg.norm(step)
+    model.save(tmp_path / "compiled")
+    loaded = RainbowDQN.load(tmp_path / "compiled", gym.make("CartPole-v1"), learning_starts=50)
+    assert loaded.compile is True
+    loaded.learn(60)
+    assert loaded._n_updates == 2 + 3
+
+
+def test_each_of_many_models_is_compiled(monkeypatch):
+    """torch gives up on a function after 8 versions of it."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(th, "compile", partial(th.compile, backend=count))
+    for width in range(1, 11):
+        model = make(Corridor(length=20), compile=True, policy_kwargs={"net_arch": [width]}).learn(60)
+        assert len(graphs) == width
+        assert model._n_updates > 1
+
+
+@pytest.mark.parametrize("max_grad_norm", [1e-6, 1e-4, 0.3, 0.9, 10.0, None])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 0.9985, 1.0, 3.0, 1e20, float("inf"), float("nan")])
+def test_the_gradient_is_clipped_as_torch_does(max_grad_norm, scale):
+    model = make(max_grad_norm=max_grad_norm)
+    weights = list(model.q_net.parameters())
+    unit = th.randn(sum(weight.numel() for weight in weights), generator=th.Generator().manual_seed(0))
+    limit = 1.0 if max_grad_norm is None else max_grad_norm
+    gradients = (unit / unit.norm() * limit * scale).split([weight.numel() for weight in weights])
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.view_as(weight).clone()
+    norm = model._clip_gradient()
+    clipped = [weight.grad.clone() for weight in weights]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.view_as(weight).clone()
+    expected = th.nn.utils.clip_grad_norm_(weights, np.inf if max_grad_norm is None else max_grad_norm)
+    th.testing.assert_close(norm, expected, equal_nan=True)
+    for weight, gradient in zip(weights, clipped, strict=True):
+        th.testing.assert_close(gradient, weight.grad, rtol=0, atol=0, equal_nan=True)
+
+
+def test_online_and_target_network_get_fresh_noise_in_every_gradient_step():
+    """Also within one call of train()."""
+    model = make().learn(60)
+    seen = []
+    for network in (model.q_net, model.q_net_target):
+        noisy_layers(network)[0].register_forward_hook(lambda layer, *_: seen.append(layer._noise_out[0, 0].item()))
+    model.train(3, batch_size=16)
+    # In each step: the target network, the online network for the loss, and again to select actions
+    assert len(seen) == 9
+    assert len(set(seen)) == 6
+    assert all(seen[i + 1] == seen[i + 2] for i in (0, 3, 6))
+
+
+def test_sigmas_are_learned_and_the_target_network_is_not():
+    model = make(target_update_interval=10**6)
+    sigma = noisy_layers(model.q_net)[0].weight_sigma.clone()
+    target = model.q_net_target.state_dict()
+    target = {name: value.clone() for name, value in target.items()}
+    model.learn(200)
+    assert not th.equal(noisy_layers(model.q_net)[0].weight_sigma, sigma)
+    assert all(th.equal(value, target[name]) for name, value in model.q_net_target.state_dict().items())

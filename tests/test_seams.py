@@ -1,0 +1,96 @@
+"""No n-step window runs across a reset that no env reported."""
+
+import numpy as np
+import pytest
+from envs import Corridor
+from models import corridors, make
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+
+from sb3_rainbow import RainbowDQN
+
+ends_early = pytest.mark.filterwarnings("ignore:learn.* ends at env step .*, before learning starts")
+
+
+@ends_early
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_no_window_runs_across_a_second_learn(n_envs):
+    """Episode 1 is cut after 3 of its 100 steps by the reset of the second learn."""
+    model = make(corridors(n_envs, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3 * n_envs)
+    model.learn(6 * n_envs)
+    sample = model.replay_buffer._get_samples(np.array([0, 2 * n_envs, 3 * n_envs]))
+    assert sample.rewards.ravel().tolist() == [1 + 2 + 3, 3, 1 + 2 + 3 + 4 + 5]
+    assert sample.next_observations[:, 1].tolist() == [3, 3, 5]
+
+
+@ends_early
+def test_a_window_goes_on_where_the_env_is_not_reset():
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3).learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3 + 4 + 5
+
+
+@ends_early
+def test_no_window_runs_from_a_loaded_buffer_into_a_new_env(tmp_path):
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    model = RainbowDQN.load(tmp_path / "model", env=corridors(1, length=100))
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
+
+
+@ends_early
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_no_window_runs_across_the_step_at_which_a_callback_stops(n_envs):
+    """SB3 does not store that step: here the one in which the second episode ends."""
+    model = make(corridors(n_envs, length=5), n_steps=3, gamma=1.0, train_freq=1)
+    model.learn(100, StopTrainingOnMaxEpisodes(2 * n_envs))
+    last = model.replay_buffer.pos - 1
+    model.learn(6 * n_envs, reset_num_timesteps=False)
+    sample = model.replay_buffer._get_samples(np.arange((last - 2) * n_envs, (last + 1) * n_envs))
+    assert sample.rewards.reshape(3, n_envs).T.tolist() == [[2 + 3 + 4, 3 + 4, 4]] * n_envs
+    assert sample.next_observations[:, 1].tolist() == [4] * 3 * n_envs
+
+
+@ends_early
+def test_no_window_runs_across_a_step_that_is_refused():
+    env = Corridor(length=100)
+    model = make(env, n_steps=5, gamma=1.0, train_freq=1).learn(3)
+    step = env.step
+    env.step = lambda action: (*step(action)[:1], np.nan, False, False, {})
+    with pytest.raises(ValueError, match="reward=nan"):
+        model.learn(3, reset_num_timesteps=False)
+    env.step = step
+    model.learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
+
+
+@ends_early
+@pytest.mark.parametrize("how", ["set_env", "load"])
+def test_no_window_runs_into_an_env_that_was_set(how, tmp_path):
+    """The env is reset although the counter goes on."""
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1).learn(3)
+    if how == "set_env":
+        model.set_env(corridors(1, length=100))
+    else:
+        buffer = model.replay_buffer
+        model.save(tmp_path / "model")
+        model = RainbowDQN.load(tmp_path / "model", env=corridors(1, length=100))
+        model.replay_buffer = buffer
+    model.learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
+
+
+@ends_early
+@pytest.mark.parametrize("truncate_last_traj", [True, False])
+def test_a_buffer_loaded_beside_a_running_env_is_cut_unless_told_otherwise(truncate_last_traj, tmp_path):
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model.learn(3)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer", truncate_last_traj)
+    model.learn(6, reset_num_timesteps=False)
+    expected = 1 + 2 + 3 if truncate_last_traj else 15
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == expected
