@@ -3,6 +3,8 @@ Run any script of rl_zoo3 with ``--algo rainbow`` registered.
 
     python -m sb3_rainbow record_video --algo rainbow --env CartPole-v1 -f logs
     python -m sb3_rainbow plot_train --algo rainbow --env CartPole-v1 -f logs
+
+Some others are train, enjoy, benchmark, record_training and all_plots; each knows --help.
 """
 
 import importlib
@@ -21,8 +23,12 @@ def main() -> None:
     """
     :raises SystemExit: without the name of a script, or with one that rl_zoo3 does not have
     """
+    usage = f"{__doc__}\nusage: python -m sb3_rainbow SCRIPT [arguments of rl_zoo3's SCRIPT]"
+    if sys.argv[1:2] in (["--help"], ["-h"]):
+        print(usage)
+        return
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit(f"{__doc__}\nusage: python -m sb3_rainbow SCRIPT [arguments of rl_zoo3's SCRIPT]")
+        sys.exit(usage)
     script = sys.argv.pop(1)
     module = _find(script)
     if module is None:

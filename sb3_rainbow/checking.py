@@ -141,7 +141,7 @@ class CheckingDQN(DQN):
 
     def _warn_of_idle_switches(self) -> None:
         buffer: Any = self.replay_buffer
-        idle = []
+        idle, off = [], []
         if isinstance(buffer, RainbowReplayBuffer):  # gradient steps hand it the rest
             if buffer.prioritized_replay != self.prioritized_replay:
                 idle.append(f"prioritized_replay={self.prioritized_replay}")
@@ -152,12 +152,15 @@ class CheckingDQN(DQN):
         else:
             if self.n_steps > 1 and "n_steps" not in constructor_arguments(type(buffer)):
                 idle.append(f"n_steps={self.n_steps}")
+                off.append("n_steps=1")
             if self.prioritized_replay and not hasattr(buffer, "update_priorities"):
                 idle.append("prioritized_replay=True")
+                off.append("prioritized_replay=False")
         if idle:
             warnings.warn(
                 f"{' and '.join(idle)} will have no effect with this {type(buffer).__name__}: leave "
-                "replay_buffer_class out to use one that supports it",
+                "replay_buffer_class out to use one that supports it"
+                + (f", or write {' and '.join(off)}" if off else ""),
                 stacklevel=3,
             )
 

@@ -400,8 +400,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             return self.policy.predict(observation, state, episode_start, deterministic)
         if isinstance(observation, dict):
             observation = {key: np.asarray(value) for key, value in observation.items()}
-        elif isinstance(observation, list):
-            observation = np.array(observation)
+        else:
+            observation = np.asarray(observation)
         is_batch = self.policy.is_vectorized_observation(observation)
         array = next(iter(observation.values())) if isinstance(observation, dict) else observation
         # One draw for each env. For a single env these are the random numbers that SB3's DQN draws.

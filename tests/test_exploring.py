@@ -9,6 +9,7 @@ import torch as th
 from envs import Corridor
 from gymnasium import spaces
 from models import Record, corridors, make
+from stable_baselines3 import DQN
 from torch import nn
 
 from sb3_rainbow.noisy import noisy_layers
@@ -65,6 +66,17 @@ def test_epsilon_of_zero_and_one():
     assert len(set(actions)) == 5
     model.action_space.seed(0)
     np.testing.assert_array_equal(actions, [model.action_space.sample() for _ in range(64)])
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("observation", [3, 2.5, None, np.float32(1), [1.0, 2.0]])
+def test_what_is_no_observation_is_refused_as_by_sb3(observation, deterministic):
+    messages = []
+    for model in (DQN("MlpPolicy", "CartPole-v1", buffer_size=1), make()):
+        with pytest.raises(ValueError, match="Unexpected observation shape") as error:
+            model.predict(observation, deterministic=deterministic)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -291,6 +291,13 @@ def test_a_script_that_rl_zoo3_does_not_have(arguments):
     assert "Traceback" not in result.stderr
 
 
+def test_help_names_scripts(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sb3_rainbow", "--help"])
+    main()
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("usage", "SCRIPT", "train", "enjoy", "benchmark", "record_video"))
+
+
 def test_the_wheel_holds_the_hyperparameters(tmp_path):
     """And nothing of an environment that lies in the checkout."""
     source = tmp_path / "source"
