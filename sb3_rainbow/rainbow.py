@@ -38,7 +38,7 @@ from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
-from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite
+from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite, shows_returns
 
 SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
 
@@ -368,8 +368,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if isinstance(buffer, RainbowReplayBuffer) and isinstance(buffer.sampler, PrioritizedSampler):
             self.logger.record("train/beta", self.prioritized_replay_beta)
             self.logger.record("train/max_priority", buffer.sampler.max_priority)
-        if "support_edge" in means and isinstance(getattr(buffer, "rewards", None), np.ndarray):
-            assert buffer is not None
+        assert buffer is not None
+        if "support_edge" in means and shows_returns(buffer):
             self._support_watch.add(means["support_edge"], steps, buffer, self.gamma, self._vec_normalize_env)
 
     def dump_logs(self) -> None:

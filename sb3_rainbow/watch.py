@@ -117,12 +117,21 @@ class SupportWatch:
         )
 
 
+def shows_returns(buffer: ReplayBuffer) -> bool:
+    """
+    :param buffer: SB3's, ours, or one of the user's that keeps what it likes
+    :return: whether ``observed_returns`` finds what it reads, arrays of shape (buffer_size, n_envs)
+    """
+    arrays = (getattr(buffer, name, None) for name in ("rewards", "dones", "timeouts"))
+    return all(isinstance(array, np.ndarray) and array.shape[1:] == (buffer.n_envs,) for array in arrays)
+
+
 def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | None = None) -> tuple[float, float]:
     """
     The range of discounted returns that the newest rewards in a buffer show, or would show if they went on for ever:
     not where all episodes are equally long.
 
-    :param buffer: any SB3 replay buffer
+    :param buffer: one for which ``shows_returns`` holds
     :param gamma: discount of one step
     :param env: normalises rewards
     :return: lowest and highest return, in reward units

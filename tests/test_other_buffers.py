@@ -48,7 +48,8 @@ def test_a_buffer_without_discounts_bootstraps_with_gamma():
     assert not np.array_equal(weights[0], weights[3])
 
 
-def test_a_buffer_that_keeps_its_rewards_in_its_own_way_trains_on():
+@pytest.mark.parametrize("name", ["rewards", "dones", "timeouts"])
+def test_a_buffer_that_keeps_its_rows_in_its_own_way_trains_on(name):
     """Whether the support fits cannot be judged then."""
 
     class Rows:
@@ -64,10 +65,11 @@ def test_a_buffer_that_keeps_its_rewards_in_its_own_way_trains_on():
     class Mine(ReplayBuffer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.rewards = Rows(self.rewards)
+            setattr(self, name, Rows(getattr(self, name)))
 
-    model = make(replay_buffer_class=Mine, n_steps=1, prioritized_replay=False, learning_rate=1e-3, train_freq=1)
-    model.learn(700)
+    narrow = {"net_arch": [16], "v_min": 0, "v_max": 1}  # of what is judged after 500 gradient steps
+    kwargs = {"n_steps": 1, "prioritized_replay": False, "learning_rate": 1e-3, "train_freq": 1}
+    model = make(replay_buffer_class=Mine, **kwargs, policy_kwargs=narrow).learn(700)
     assert model._n_updates > 600
 
 
