@@ -75,7 +75,7 @@ class OverlappingDQN(DQN):
         self._busy_env: BusyWhileStepping | None = None
         self._overlaps = False  # within learn(), with overlap=True
         self._puts_off = False  # train() is put off then: learn() has called it, between two rollouts
-        self._owed: list[tuple[int, int]] = []  # gradient steps and their batch size
+        self._owed: list[Callable[[], None]] = []  # calls that make gradient steps
 
     def learn(
         self: SelfOverlappingDQN, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
@@ -101,25 +101,20 @@ class OverlappingDQN(DQN):
         self._puts_off = self._overlaps
         return rollout
 
-    def _put_off(self, gradient_steps: int, batch_size: int) -> bool:
+    def _now_or_later(self, work: Callable[[], None]) -> None:
         """
-        :param gradient_steps: as ``train`` got it
-        :param batch_size: as ``train`` got it
-        :return: ``train`` will be called with them again, and has nothing to do now
+        :param work: what ``train`` has to do: it is done now, or where that is put off during the first step to come
         """
         if self._puts_off:
-            self._owed.append((gradient_steps, batch_size))
-        return self._puts_off
+            self._owed.append(work)
+        else:
+            work()
 
     def _make_owed_gradient_steps(self) -> None:
         self._puts_off = False
         owed, self._owed = self._owed, []
-        try:
-            for gradient_steps, batch_size in owed:
-                self.train(gradient_steps, batch_size)
-        except BaseException:
-            self._last_obs = None  # the step that was made meanwhile is lost: the next learn() resets the env
-            raise
+        for work in owed:
+            work()
         if owed:
             self.policy.set_training_mode(False)  # the rollout goes on
 

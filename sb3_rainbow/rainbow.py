@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
@@ -252,8 +253,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         :param batch_size: transitions in each
         :raises ValueError: when a loss or a gradient is not finite; weights and priorities are as before it then
         """
-        if self._put_off(gradient_steps, batch_size):
-            return
+        self._now_or_later(partial(self._train_now, gradient_steps, batch_size))
+
+    def _train_now(self, gradient_steps: int, batch_size: int) -> None:
         if not (self.policy.training and self.q_net.training):  # it takes as long as a few layers
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 from envs import Corridor
 from gymnasium import spaces
-from models import Record, corridors, make
+from models import SMALL, Record, corridors, make
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
@@ -119,6 +119,22 @@ def test_what_a_callback_trains_before_the_first_rollout_is_not_put_off():
     callback = Pretraining()
     make(corridors(2), overlap=True).learn(100).learn(10, callback, reset_num_timesteps=False)
     assert callback.made == 5
+
+
+def test_a_subclass_trains_as_often_with_overlap():
+    class Counting(RainbowDQN):
+        calls = 0
+
+        def train(self, gradient_steps, batch_size=100):
+            self.calls += 1
+            super().train(gradient_steps, batch_size)
+
+    counts = []
+    for overlap in (False, True):
+        model = Counting("MlpPolicy", corridors(2), **SMALL, overlap=overlap).learn(240)
+        counts.append((model.calls, model._n_updates))
+    assert counts[0] == counts[1]
+    assert counts[0][0] > 0
 
 
 def test_overlap_owes_nothing_after_an_error(tmp_path):
