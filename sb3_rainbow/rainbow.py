@@ -448,14 +448,19 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             )
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
-        is_whole = False
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         try:
-            rollout = super().collect_rollouts(env, *args, **kwargs)
-            is_whole = rollout.continue_training
-        finally:
-            # SB3 does not store the step at which a callback ends a rollout: no window may run across it
-            if not is_whole and isinstance(self.replay_buffer, RainbowReplayBuffer):
+            rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        except BaseException:
+            self._last_obs = None  # where the env stands is not known: the next learn() resets it
+            raise
+        if not rollout.continue_training:
+            # SB3 neither stores the step at which a callback ends a rollout nor sees that the env has made it: the next
+            # action would be one for the state before, and windows would run across
+            self._last_obs = callback.locals["new_obs"]
+            if self._vec_normalize_env is not None:
+                self._last_original_obs = self._vec_normalize_env.get_original_obs()
+            if isinstance(self.replay_buffer, RainbowReplayBuffer):
                 self.replay_buffer.truncate_last_trajectory()
         return rollout
 

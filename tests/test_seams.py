@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from envs import Corridor
-from models import corridors, make
+from models import Record, corridors, make
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_rainbow import RainbowDQN
 
@@ -53,6 +54,40 @@ def test_no_window_runs_across_the_step_at_which_a_callback_stops(n_envs):
     sample = model.replay_buffer._get_samples(np.arange((last - 2) * n_envs, (last + 1) * n_envs))
     assert sample.rewards.reshape(3, n_envs).T.tolist() == [[2 + 3 + 4, 3 + 4, 4]] * n_envs
     assert sample.next_observations[:, 1].tolist() == [4] * 3 * n_envs
+
+
+@ends_early
+@pytest.mark.parametrize("normalized", [False, True])
+def test_training_goes_on_from_where_the_env_stands_after_a_callback_stops(normalized):
+    """SB3 would take the observation before the step at which the callback stopped for the one of the next action."""
+    env = DummyVecEnv([lambda: Corridor(length=5), lambda: Corridor(length=7)])
+    if normalized:
+        env = VecNormalize(env, norm_reward=False)
+    model = make(env, n_steps=3, gamma=1.0, train_freq=1).learn(100, StopTrainingOnMaxEpisodes(1))
+    assert model.num_timesteps == 14  # one env is within its second episode, the other begins its own
+    model.learn(40, reset_num_timesteps=False)
+    sample = model.replay_buffer._get_samples(np.arange(2 * model.replay_buffer.pos))
+    (episode, step), (next_episode, next_step) = sample.observations.T, sample.next_observations.T
+    assert (episode == next_episode).all()
+    assert (next_step > step).all()
+    returns = [sum(range(int(first) + 1, int(last) + 1)) for first, last in zip(step, next_step, strict=True)]
+    assert sample.rewards.ravel().tolist() == returns
+    assert step[12:14].tolist() == [2, 0]  # the first rows after the step that SB3 does not store
+
+
+@ends_early
+def test_the_env_is_reset_after_an_error_as_nobody_knows_where_it_stands():
+    def fail(callback):
+        if callback.num_timesteps == 4:
+            raise KeyboardInterrupt
+
+    model = make(corridors(1, length=100), n_steps=3, gamma=1.0, train_freq=1)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(10, Record(fail))
+    model.learn(6, reset_num_timesteps=False)
+    sample = model.replay_buffer._get_samples(np.arange(model.replay_buffer.pos))
+    assert sample.observations.tolist() == [[1, 0], [1, 1], [1, 2], *([2, step] for step in range(6))]
+    assert sample.next_observations[:3].tolist() == [[1, 3]] * 3
 
 
 @ends_early
