@@ -12,7 +12,7 @@ per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time
 checkpoint beside it, of which there is one every 50,000 env steps and one at the end. It begins new games there, so
 that it is another run from then on, and minutes go on from the last game before. What has ended is not made again,
 and results without checkpoints, such as the shipped ones, are not written over. The table says when each variant first
-had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside the published run (one seed, GTX 1080 class); with it
+had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside that of M. Lapan's book (``pong_variants.md``); with it
 ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. The variant ``n_step`` is all of
 2-, 3- and 4-step. ``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first
 mean of 18. The setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it or of

@@ -1,5 +1,5 @@
 """
-Every well-known variant of DQN is Rainbow with some switches off: train each for a while on CartPole.
+Variants of DQN are Rainbow with some switches off: train nine of them for a while on CartPole.
 
     python examples/variants.py --steps 20000
 """
