@@ -25,6 +25,12 @@ def pong_results(monkeypatch):
     return importlib.import_module("pong_results")
 
 
+@pytest.fixture
+def pong_compare(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("pong_compare")
+
+
 def train(pong, folder, steps):
     changes = {"batch_size": 8, "gradient_steps": 1, "compile": False, "amp": False, "epsilon_steps": 4_000}
     changes["learning_starts"] = min(steps // 2, 5_000)
@@ -174,3 +180,33 @@ def test_a_stopped_benchmark_stops_its_runs(number, tmp_path):
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.read_text()), 0)
     assert not (tmp_path / "2").exists()
+
+
+@pytest.mark.parametrize(
+    ("groups", "p"),
+    [
+        ([[1, 2, 3], [4, 5, 6]], 2 / 20),  # the two ends of 6! / (3! 3!) ways
+        ([[4, 5, 6], [1, 2, 3]], 2 / 20),
+        ([[1, 3], [2, 4]], 4 / 6),  # pairs in order 3; of 0, 1, 2, 2, 3, 4 four are as far from 2
+        ([[1, 2], [3, 4], [5, 6]], 2 / 90),
+        ([[7, 7], [7, 7, 7]], 1.0),
+    ],
+)
+def test_exact_p_values(pong_compare, groups, p):
+    assert pong_compare.trend_p(groups) == pytest.approx(p)
+
+
+def test_runs_are_compared_seed_by_seed(pong_compare, pong_results, tmp_path):
+    """A seed that was run twice is one value, between those of the other group. A block begins with its first step."""
+    others = {"gradient_steps": 0, "minutes": 0.0, "episode": 0, "mean_of_100": 0.0}
+    runs = {"a": {"x_0": 1.0, "y_0": 5.0, "x_1": 9.0}, "b": {"z_0": 2.0, "z_1": 4.0}}
+    for group, scores in runs.items():
+        for run, score in scores.items():
+            games = [(99, score - 1), (99, score + 1), (100, -20.0)]
+            rows = [others | {"env_steps": steps, "return": value} for steps, value in games]
+            pong_results.write(tmp_path / group / f"{run}.csv", rows)
+    groups = [[tmp_path / group / f"{run}.csv" for run in scores] for group, scores in runs.items()]
+    head, *rows, last = pong_compare.compare(groups, 100)
+    assert head == ["run", "from 0", "from 100", "to 18"]
+    assert rows[1] == ["a/y_0", "5.0", "-20.0 (1 games)", "> 100"]
+    assert last == ["p", f"{4 / 6:.2g}", "", "1"]  # 3 and 9 beside 2 and 4
