@@ -128,13 +128,14 @@ class RainbowReplayBuffer(ReplayBuffer):
         """
         obs = self._checked(obs, "observation")
         next_obs = self._checked(next_obs, "next observation")
-        reward = np.asarray(reward, dtype=np.float32).reshape(self.n_envs)
+        reward = self._rows(np.asarray(reward, dtype=np.float32), "reward", self.n_envs)
         self._require_finite(reward, "reward")
-        action = np.asarray(action).reshape(self.n_envs, self.action_dim)
-        done = np.asarray(done, dtype=bool).reshape(self.n_envs)
+        action = self._rows(np.asarray(action), "action", self.n_envs, self.action_dim)
+        done = self._rows(np.asarray(done, dtype=bool), "done", self.n_envs)
         timeouts = np.zeros(self.n_envs, dtype=bool)
         if self.handle_timeout_termination:
-            timeouts = np.array([info.get("TimeLimit.truncated", False) for info in infos]).reshape(self.n_envs)
+            timeouts = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+            timeouts = self._rows(timeouts, "infos", self.n_envs)
 
         if self._is_seam_ahead:
             self._cut()
@@ -303,6 +304,12 @@ class RainbowReplayBuffer(ReplayBuffer):
         if np.issubdtype(array.dtype, np.floating):
             self._require_finite(array, name)
         return array
+
+    @staticmethod
+    def _rows(array: np.ndarray, name: str, *shape: int) -> np.ndarray:
+        if array.size != np.prod(shape):
+            raise ValueError(f"{name} of shape {array.shape} must be {shape}: a row for each env")
+        return array.reshape(shape)
 
     def _require_finite(self, array: np.ndarray, name: str) -> None:
         if not np.isfinite(array).all():

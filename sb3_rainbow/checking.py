@@ -85,6 +85,7 @@ class CheckingDQN(DQN):
             "prioritized_replay_eps",
             self.prioritized_replay_eps,
             1e-30,  # priorities are float32
+            1e30,
             above=True,
             hint="a transition of priority 0 would never be drawn again",
         )

@@ -94,6 +94,7 @@ class AleVecEnv(VecEnv):
             life_loss_info=switch("terminal_on_life_loss", terminal_on_life_loss),
             reward_clipping=False,
         )
+        instance_of("results_writer", results_writer, ResultsWriter | None, "SB3's ResultsWriter")
         self.results_writer = results_writer
         self.t_start = time.time()
         attributes = {"render_mode": "rgb_array", "spec": self.spec, "metadata": {"render_modes": ["rgb_array"]}}
@@ -280,6 +281,9 @@ def replace_by_ale(venv: VecEnv, **options: Any) -> AleVecEnv:
     :return: the same games, played by ALE's vector environment
     :raises ValueError: on what cannot be taken over
     """
+    instance_of("venv", venv, VecEnv, "a VecEnv of Atari games")
+    if isinstance(venv.unwrapped, AleVecEnv):
+        raise ValueError(f"venv={venv} is played by ALE's vector environment already: leave replace_by_ale out")
     games, specs = venv.unwrapped, [_spec_of(spec) for spec in venv.get_attr("spec")]
     if any(spec != specs[0] for spec in specs):
         raise ValueError(

@@ -12,6 +12,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 from torch.nn import functional
 
+from sb3_rainbow.arguments import switch
 from sb3_rainbow.heads import Head
 from sb3_rainbow.noisy import fresh_noise
 
@@ -29,7 +30,7 @@ class ConvExtractor(BaseFeaturesExtractor):
         scale and shift for each filter (https://arxiv.org/abs/1607.06450)
     :param input_norm: normalize each observation as a whole before the first convolution, so that what is small on a
         bright ground counts for as much as the ground
-    :raises ValueError: when the space is no image, or one too small for the convolutions
+    :raises ValueError: when the space is no image, or one too small for the convolutions, or on what is no switch
     """
 
     layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
@@ -43,6 +44,8 @@ class ConvExtractor(BaseFeaturesExtractor):
         input_norm: bool = False,
     ) -> None:
         name = type(self).__name__
+        normalized_image = switch("normalized_image", normalized_image)
+        layer_norm, input_norm = switch("layer_norm", layer_norm), switch("input_norm", input_norm)
         if not is_image_space(observation_space, normalized_image=normalized_image):
             raise ValueError(
                 f"{name} needs an image, a Box of shape (channels, height, width) with uint8 values of 0 to 255, not "

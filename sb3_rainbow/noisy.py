@@ -9,7 +9,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rainbow.arguments import number, one_of
+from sb3_rainbow.arguments import number, one_of, whole_number
 
 NOISE_KINDS = ("factorised", "independent")
 # Held while layers have the noise of one forward pass: another thread may act with the same network meanwhile
@@ -21,22 +21,22 @@ class NoisyLinear(nn.Module):
     Linear layer whose weights are ``mu + sigma * noise``, with learned ``mu`` and ``sigma``.
 
     The noise stays the same until ``reset_noise`` is called, in training and in evaluation mode alike; it is not saved.
-    Weights start uniform in ``+-1/sqrt(in_features)`` (``+-sqrt(3/in_features)`` for independent noise), sigmas at
-    ``sigma_init / sqrt(in_features)``.
+    Weights start uniform in ``+-1/sqrt(in_features)`` (``+-sqrt(3/in_features)`` for independent noise).
 
     Paper: https://arxiv.org/abs/1706.10295
 
     :param in_features: size of an input row
     :param out_features: size of an output row
-    :param sigma_init: initial size of sigma, times ``sqrt(in_features)``
+    :param sigma_init: sigma starts at ``sigma_init / sqrt(in_features)``
     :param noise: "factorised": an outer product of one Gaussian per input and one per output (through
         ``sign(x) sqrt(|x|)``); "independent": one Gaussian per weight
-    :raises ValueError: on an unknown kind of noise or a ``sigma_init`` that is not above 0
+    :raises ValueError: on a size below 1, an unknown kind of noise or a ``sigma_init`` that is not above 0
     """
 
     def __init__(self, in_features: int, out_features: int, sigma_init: float = 0.5, noise: str = "factorised") -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = in_features = whole_number("in_features", in_features, 1)
+        self.out_features = out_features = whole_number("out_features", out_features, 1)
         self.factorised = one_of("noise", noise, NOISE_KINDS) == "factorised"
         sigma_init = number("sigma_init", sigma_init, 0, above=True, hint="published: 0.5, or 0.1")
         bound = 1 / math.sqrt(in_features) if self.factorised else math.sqrt(3 / in_features)

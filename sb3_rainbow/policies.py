@@ -54,7 +54,7 @@ class RainbowPolicy(DQNPolicy):
     :param n_atoms: number of atoms of the distribution, at least 2
     :param v_min: lowest return that it can hold, in reward units
     :param v_max: highest return that it can hold, in reward units
-    :param sigma_init: initial noise, times the square root of a layer's inputs
+    :param sigma_init: the noise of a layer starts at ``sigma_init`` divided by the square root of its inputs
     :param noise: "factorised" or "independent"
     :param dueling_aggregation: "mean" or "max" of the advantages is subtracted from them
     :raises ValueError: on an argument out of range

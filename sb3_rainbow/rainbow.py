@@ -87,7 +87,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
     :param distributional: categorical return distribution (https://arxiv.org/abs/1707.06887)
     :param prioritized_replay: prioritized replay (https://arxiv.org/abs/1511.05952)
     :param prioritized_replay_alpha: priority exponent, 0 to 1
-    :param prioritized_replay_beta0: importance-weight exponent at the start, 0 to 1; it rises linearly to 1
+    :param prioritized_replay_beta0: importance-weight exponent at the start, 0 to 1; it rises linearly to 1, and never
+        falls: a loaded model goes on from what it had risen to
     :param prioritized_replay_beta_fraction: share of training over which it rises, above 0 to 1
     :param prioritized_replay_eps: added to every priority, above 1e-30
     :param amp: networks compute gradient steps in bfloat16 (``torch.autocast``), which is faster where the processor or
@@ -438,6 +439,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         :raises ValueError: on a reward, an observation, a loss or a gradient that is not finite
         """
         total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
+        if log_interval is not None:
+            log_interval = whole_number("log_interval", log_interval, 1)
         last_step = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
         if 0 < last_step <= self.learning_starts:
             warnings.warn(

@@ -162,7 +162,7 @@ class SavingDQN(DQN):
             "action space": (loaded.action_space, self.action_space),
             "number of envs": (loaded.n_envs, self.n_envs),
         }
-        remedy = "load it into a model like the one that it was saved with, or go on without it"
+        remedy = "load it into a model like the one that it was saved with, or move the file away and go on without it"
         _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priorities(loaded), remedy)
         self.replay_buffer = loaded
         if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:

@@ -56,7 +56,7 @@ class SumTree:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all nodes, in bytes, as far as it has been written to."""
+        """Memory of all nodes, in bytes, once all of it has been written to."""
         return sum(level.nbytes for level in self._levels)
 
     @property
@@ -130,7 +130,7 @@ class SumTree:
         :param batch_size: number of leaves
         :param random: random numbers, ``numpy.random`` for SB3's seed
         :return: (batch_size,) int64 indices
-        :raises ValueError: when the tree is empty
+        :raises ValueError: when the tree is empty, or on a batch size below 1
         """
         batch_size = whole_number("batch_size", batch_size, 1)
         masses = (np.arange(batch_size) + random.random_sample(batch_size)) * (self.total / batch_size)

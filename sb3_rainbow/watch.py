@@ -111,8 +111,8 @@ class SupportWatch:
         warnings.warn(
             f"train/support_edge is {share:.2f}: so much of the target probability lies in the two end atoms, and the "
             f"rewards make, or in longer episodes would make, returns of about {low:.3g} to {high:.3g}. v_min="
-            f"{self.v_min:g} and v_max={self.v_max:g} cut them off: write policy_kwargs=dict(v_min={v_min:g}, "
-            f"v_max={v_max:g}), or less where episodes cannot get longer",
+            f"{self.v_min:g} and v_max={self.v_max:g} cut them off: write v_min={v_min:g} and v_max={v_max:g} among "
+            "your policy_kwargs, or less where episodes cannot get longer",
             stacklevel=2,
         )
 

@@ -22,6 +22,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
 from sb3_rainbow.arguments import has_bfloat16
 from sb3_rainbow.buffers import RainbowDictReplayBuffer
+from sb3_rainbow.networks import NatureConv
 
 BAD_ARGUMENTS = [
     ("learning_rate", -1e-3),
@@ -65,6 +66,7 @@ BAD_ARGUMENTS = [
     ("prioritized_replay_beta_fraction", 1.1),
     ("prioritized_replay_eps", 0),
     ("prioritized_replay_eps", 1e-50),
+    ("prioritized_replay_eps", 1e39),
     ("amp", "bfloat16"),
     ("compile", "reduce-overhead"),
     ("overlap", 2),
@@ -244,10 +246,22 @@ def test_policies_that_do_not_suit_the_observations():
         RainbowDQN("CnnPolicy", env)
 
 
+@pytest.mark.parametrize("name", ["layer_norm", "input_norm", "normalized_image"])
+def test_switches_of_convolutions(name):
+    with pytest.raises(ValueError, match=f"{name}='False' must be True or False"):
+        NatureConv(spaces.Box(0, 255, (4, 84, 84), np.uint8), **{name: "False"})
+
+
 @pytest.mark.parametrize("timesteps", [-1, 1.5, float("nan"), float("inf"), "1e6"])
 def test_timesteps(timesteps):
     with pytest.raises(ValueError, match="total_timesteps="):
         RainbowDQN("MlpPolicy", "CartPole-v1").learn(timesteps)
+
+
+@pytest.mark.parametrize("log_interval", [0, -1, 1.5])
+def test_log_interval(log_interval):
+    with pytest.raises(ValueError, match="log_interval="):
+        RainbowDQN("MlpPolicy", "CartPole-v1").learn(10, log_interval=log_interval)
 
 
 @pytest.mark.parametrize("value", [np.int64(64), 64.0, np.float32(64)])

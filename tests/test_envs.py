@@ -286,6 +286,7 @@ def test_it_takes_the_place_of_other_envs(tmp_path):
         (PONG, {"exact_gray": 1}, "exact_gray=1"),
         (PONG, {"terminal_on_life_loss": 1}, "terminal_on_life_loss=1"),
         (PONG, {"num_threads": -2}, "num_threads=-2"),
+        (PONG, {"results_writer": "x"}, "results_writer='x'"),
     ],
 )
 def test_bad_arguments_are_named(env_id, options, message):
@@ -304,6 +305,10 @@ def test_what_cannot_be_taken_over_is_refused(tmp_path):
     spec.kwargs["mode"] = 1
     with pytest.raises(ValueError, match="mode=1"):
         AleVecEnv(spec)
+    with pytest.raises(ValueError, match=r"venv=.*VecEnv of Atari games"):
+        replace_by_ale(gym.make(PONG))
+    with pytest.raises(ValueError, match="already: leave replace_by_ale out"):
+        replace_by_ale(make_ale_vec_env(PONG))
     with pytest.raises(ValueError, match="max_episode_steps=100"):
         replace_by_ale(DummyVecEnv([lambda: gym.make(PONG, max_episode_steps=100)]))
     with pytest.raises(ValueError, match=r"games=.*Pong.*Breakout.* differ"):

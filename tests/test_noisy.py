@@ -174,7 +174,9 @@ def test_layers_are_found_in_order():
     assert [layer.out_features for layer in noisy_layers(module)] == [4, 5]
 
 
-@pytest.mark.parametrize(("kwargs", "named"), [({"noise": "pink"}, "pink"), ({"sigma_init": -1.0}, "sigma_init=-1.0")])
-def test_bad_arguments(kwargs, named):
-    with pytest.raises(ValueError, match=named):
-        NoisyLinear(2, 2, **kwargs)
+@pytest.mark.parametrize(
+    ("name", "value"), [("noise", "pink"), ("sigma_init", -1.0), ("in_features", 0), ("out_features", None)]
+)
+def test_bad_arguments(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
+        NoisyLinear(**{"in_features": 2, "out_features": 2, name: value})
