@@ -64,7 +64,8 @@ class CapturingDQN(DQN):
 
     def __getstate__(self) -> dict[str, Any]:  # for copies
         self._write_back()
-        return self.__dict__
+        state: Any = super().__getstate__()
+        return state
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_captured", "_has_room"]

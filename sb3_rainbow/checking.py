@@ -30,6 +30,8 @@ _SWITCHES = (
 )  # fmt: skip
 _FRACTIONS = ("tau", "gamma", "prioritized_replay_alpha", "prioritized_replay_beta0")
 _EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+# What the network and the replay buffer are made with, and do not ask for again
+_FIXED = ("dueling", "noisy", "distributional", "prioritized_replay", "prioritized_replay_alpha")
 _AT_LEAST = {"learning_starts": 0, "batch_size": 1, "gradient_steps": -1, "n_steps": 1, "target_update_interval": 1}
 
 
@@ -89,6 +91,24 @@ class CheckingDQN(DQN):
             above=True,
             hint="a transition of priority 0 would never be drawn again",
         )
+        agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
+        self._require_agreement({name: value for name, value in self._buffer_arguments().items() if name in _FIXED})
+        self._fixed = {name: getattr(self, name) for name in _FIXED}
+
+    def _require_agreement(self, buffer_arguments: dict[str, Any]) -> None:
+        if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
+            agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, buffer_arguments)
+
+    def _require_unchanged(self) -> None:
+        """
+        :raises ValueError: naming the first attribute that was changed although nothing follows it any more
+        """
+        for name, value in self._fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} was set on a model that was made with {value!r}, which its "
+                    "network or its replay buffer keeps: write it into the constructor, or into load()"
+                )
 
     def _check_arguments(self) -> None:
         """
@@ -96,9 +116,7 @@ class CheckingDQN(DQN):
 
         :raises ValueError: naming the first argument that does not fit
         """
-        agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
-        if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
-            agreement("replay_buffer_kwargs", self.replay_buffer_kwargs, self._buffer_arguments())
+        self._require_agreement(self._buffer_arguments())
         if self.n_envs > 1 and "episode" in self.train_freq:  # type: ignore[operator]
             raise ValueError(
                 f"train_freq={self.train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count "
@@ -139,6 +157,9 @@ class CheckingDQN(DQN):
             "prioritized_replay_alpha": self.prioritized_replay_alpha,
             "prioritized_replay_beta0": self.prioritized_replay_beta0,
         }
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_fixed"]
 
     def _warn_of_idle_switches(self) -> None:
         buffer: Any = self.replay_buffer

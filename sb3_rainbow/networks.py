@@ -34,7 +34,7 @@ class ConvExtractor(BaseFeaturesExtractor):
     """
 
     layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
-    default_net_arch: ClassVar[list[int]]  # of each stream behind it
+    default_net_arch: ClassVar[list[int]] = [512]  # of each stream behind it
 
     def __init__(
         self,
@@ -119,7 +119,6 @@ class NatureConv(ConvExtractor):
     """The convolutions of https://www.nature.com/articles/nature14236, without its linear layer."""
 
     layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-    default_net_arch: ClassVar[list[int]] = [512]
 
 
 class DataEfficientConv(ConvExtractor):

@@ -59,10 +59,17 @@ class BeforeTrainingEnds(BaseCallback):
         self.work()
 
 
+_OUTSIDE_LEARN: dict[str, Any] = {"_busy_env": None, "_overlaps": False, "_puts_off": False, "_owed": ()}
+
+
 class OverlappingDQN(DQN):
     """DQN that can put the gradient steps after a rollout off, until the envs are in the first step of the next one."""
 
     overlap: bool
+    _busy_env: BusyWhileStepping | None
+    _overlaps: bool  # within learn(), with overlap=True
+    _puts_off: bool  # train() is put off then: learn() has called it, between two rollouts
+    _owed: tuple[Callable[[], None], ...]  # calls that make gradient steps
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -72,10 +79,7 @@ class OverlappingDQN(DQN):
                 "overlap=True does not go with HerReplayBuffer, which asks the envs for rewards while they would be "
                 "stepping: leave overlap out"
             )
-        self._busy_env: BusyWhileStepping | None = None
-        self._overlaps = False  # within learn(), with overlap=True
-        self._puts_off = False  # train() is put off then: learn() has called it, between two rollouts
-        self._owed: list[Callable[[], None]] = []  # calls that make gradient steps
+        self.__dict__ |= _OUTSIDE_LEARN
 
     def learn(
         self: SelfOverlappingDQN, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
@@ -88,7 +92,7 @@ class OverlappingDQN(DQN):
         try:
             return super().learn(total_timesteps, callback, *args, **kwargs)
         finally:
-            self._overlaps, self._puts_off, self._owed, self._busy_env = False, False, [], None
+            self.__dict__ |= _OUTSIDE_LEARN
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's; where gradient steps are owed they are made during the first step."""
@@ -106,17 +110,20 @@ class OverlappingDQN(DQN):
         :param work: what ``train`` has to do: it is done now, or where that is put off during the first step to come
         """
         if self._puts_off:
-            self._owed.append(work)
+            self._owed += (work,)
         else:
             work()
 
     def _make_owed_gradient_steps(self) -> None:
         self._puts_off = False
-        owed, self._owed = self._owed, []
+        owed, self._owed = self._owed, ()
         for work in owed:
             work()
         if owed:
             self.policy.set_training_mode(False)  # the rollout goes on
 
+    def __getstate__(self) -> dict[str, Any]:  # for copies, which are not within learn()
+        return self.__dict__ | _OUTSIDE_LEARN
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_busy_env", "_overlaps", "_puts_off", "_owed"]
+        return [*super()._excluded_save_params(), *_OUTSIDE_LEARN]

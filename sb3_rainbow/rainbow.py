@@ -352,7 +352,12 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         return th.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)
 
     def _update_buffer(self) -> None:
-        """Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved."""
+        """
+        Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved.
+
+        :raises ValueError: when something else has changed
+        """
+        self._require_unchanged()
         progress = min((1 - self._current_progress_remaining) / self.prioritized_replay_beta_fraction, 1.0)
         beta = self.prioritized_replay_beta0 + (1 - self.prioritized_replay_beta0) * progress
         # Linear in the progress of training, but never down again, whatever a second learn() does to progress

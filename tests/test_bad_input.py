@@ -193,6 +193,41 @@ def test_an_argument_given_twice_with_two_values(name, value):
     assert model.replay_buffer.n_steps == 3
 
 
+@pytest.mark.parametrize(
+    ("holder", "name", "made", "loaded"),
+    [
+        ("policy_kwargs", "noisy", True, False),
+        ("policy_kwargs", "dueling", True, False),
+        ("replay_buffer_kwargs", "prioritized_replay", True, False),
+        ("replay_buffer_kwargs", "prioritized_replay_alpha", 0.7, 0.2),
+    ],
+)
+def test_what_load_is_given_and_the_file_has_twice(holder, name, made, loaded, tmp_path):
+    """Else the one in the file would win in silence. What can be changed later, such as n_steps, may differ."""
+    arguments = {holder: {name: made}} | ({name: made} if made == 0.7 else {})
+    RainbowDQN("MlpPolicy", "CartPole-v1", **arguments).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"{holder} has {name}={made}, but RainbowDQN itself {name}={loaded}"):
+        RainbowDQN.load(tmp_path / "model", **{name: loaded})
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", replay_buffer_kwargs={"n_steps": 3})
+    model.n_steps = 5
+    model.save(tmp_path / "later")
+    assert RainbowDQN.load(tmp_path / "later").n_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("prioritized_replay", False), ("prioritized_replay_alpha", 0.0), ("noisy", False), ("distributional", False)],
+)
+def test_what_is_set_too_late_is_not_ignored(name, value):
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", learning_starts=10, batch_size=4, policy_kwargs={"net_arch": [8]})
+    model.learn(20)
+    setattr(model, name, value)
+    before = model.policy.parameters_to_vector()
+    with pytest.raises(ValueError, match=f"^{name}={value} was set on a model that was made with"):
+        model.learn(20, reset_num_timesteps=False)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
 def test_switches_given_to_load(tmp_path):
     RainbowDQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}).save(tmp_path / "model")
     with pytest.raises(ValueError, match="double_q='x' must be True or False"):

@@ -113,7 +113,6 @@ class OwnForward(NatureConv):
 
 class Padded(ConvExtractor):
     layers = ((8, 5, 5), (8, 5, 5))
-    default_net_arch = (24,)
 
     def __init__(self, observation_space):
         super().__init__(observation_space)

@@ -1,5 +1,7 @@
 """Gradient steps that are made while environments step."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -46,6 +48,23 @@ def test_overlap_learns_while_envs_step():
     assert all(th.equal(left, right) for left, right in zip(target, expected_target, strict=True))
     model.train(1, 16)  # outside of learn() nothing is put off
     assert model._n_updates == expected._n_updates + 1
+
+
+class Copy(BaseCallback):
+    """Copies the model in the middle of training."""
+
+    def _on_step(self):
+        if self.num_timesteps == 120:
+            self.copy = copy.deepcopy(self.model)
+        return True
+
+
+def test_a_copy_made_while_it_learns_is_a_model_that_learns():
+    model, callback = make(corridors(2), overlap=True), Copy()
+    model.learn(240, callback=callback)
+    before = callback.copy.policy.parameters_to_vector()
+    callback.copy.train(1, 16)
+    assert (before != callback.copy.policy.parameters_to_vector()).any()
 
 
 class Echo(gym.Env):
