@@ -71,6 +71,11 @@ class CheckingDQN(DQN):
         self.buffer_size = whole_number("buffer_size", self.buffer_size, 1, 10**12)
         self.learning_rate = learning_rate_or_schedule(self.learning_rate)
         self.train_freq = train_frequency(self.train_freq)
+        if self.n_envs > 1 and "episode" in self.train_freq:
+            raise ValueError(
+                f"train_freq={self.train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count "
+                'steps, such as (4, "step")'
+            )
         eps = (0.0, 0.0) if self.noisy else (1.0, 0.05)
         for name, default in zip(_EPSILON, (0.1, *eps), strict=True):
             value = getattr(self, name)
@@ -117,11 +122,6 @@ class CheckingDQN(DQN):
         :raises ValueError: naming the first argument that does not fit
         """
         self._require_agreement(self._buffer_arguments())
-        if self.n_envs > 1 and "episode" in self.train_freq:  # type: ignore[operator]
-            raise ValueError(
-                f"train_freq={self.train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count "
-                'steps, such as (4, "step")'
-            )
         if self.amp and not has_bfloat16(self.device.type):
             warnings.warn(
                 f"amp=True makes gradient steps slower here: the {self.device.type} has no instructions for bfloat16. "

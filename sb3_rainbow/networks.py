@@ -105,6 +105,15 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     return rows.movedim(-1, 1)
 
 
+def has_modes(module: nn.Module) -> bool:
+    """
+    :param module: any
+    :return: whether one of torch's layers in it is another in evaluation mode than in training mode
+    """
+    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    return any(isinstance(layer, kinds) for layer in module.modules())
+
+
 def has_hooks(module: nn.Module) -> bool:
     """
     :param module: any

@@ -33,7 +33,7 @@ from sb3_rainbow.compiled import compiled
 from sb3_rainbow.files import Path
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
-from sb3_rainbow.networks import RainbowNetwork
+from sb3_rainbow.networks import RainbowNetwork, has_modes
 from sb3_rainbow.noisy import NOISE_LOCK, noisy_layers, reset_noise
 from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
@@ -242,6 +242,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if self.device.type == "cpu":
             keep_freed_memory()
         self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
+        self._has_modes = has_modes(self.q_net)  # which take as long to change as a few layers
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -257,7 +258,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         self._now_or_later(partial(self._train_now, gradient_steps, batch_size))
 
     def _train_now(self, gradient_steps: int, batch_size: int) -> None:
-        if not (self.policy.training and self.q_net.training):  # it takes as long as a few layers
+        if not (self.policy.training and self.q_net.training):
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         require_finite(self.num_timesteps, learning_rate=self.lr_schedule(self._current_progress_remaining))
@@ -336,7 +337,11 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             if self.double_q:
                 # After the pass with a gradient: its weights in bfloat16 are used again here, but not the other way
                 with th.no_grad():
+                    if self._has_modes:  # observations of the batch alone count for batch normalization, as in DQN
+                        self.q_net.set_training_mode(False)
                     selecting = self.q_net.outputs(next_obs, is_prepared=True).float()
+                    if self._has_modes:
+                        self.q_net.set_training_mode(True)
         # What the heads make of the outputs is not for 8 bits of precision
         return loss_of_batch(self.q_net.head, outputs, actions, next_outputs, selecting, returns, discounts, weights)
 
@@ -486,4 +491,4 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch"]
+        return [*super()._excluded_save_params(), "_loss_function", "_training_log", "_support_watch", "_has_modes"]

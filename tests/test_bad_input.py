@@ -265,9 +265,13 @@ def test_a_buffer_that_cannot_hold_a_window_for_each_env():
         RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 8), buffer_size=40, batch_size=32, n_steps=6)
 
 
-def test_episodes_of_several_envs():
-    with pytest.raises(ValueError, match=r"train_freq=.*counts episodes, which needs a single env, not 2"):
-        RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2), train_freq=(1, "episode"))
+def test_episodes_of_several_envs(tmp_path):
+    env, message = make_vec_env("CartPole-v1", 2), r"train_freq=.*counts episodes, which needs a single env, not 2"
+    with pytest.raises(ValueError, match=message):
+        RainbowDQN("MlpPolicy", env, train_freq=(1, "episode"))
+    RainbowDQN("MlpPolicy", env).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        RainbowDQN.load(tmp_path / "model", env, train_freq=(1, "episode"))
 
 
 def test_policies_that_do_not_suit_the_observations():

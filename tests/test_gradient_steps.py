@@ -10,6 +10,7 @@ import torch as th
 from envs import Corridor
 from models import make
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_rainbow import RainbowDQN
@@ -136,6 +137,41 @@ def test_learning_is_in_training_mode_after_the_network_has_played():
     assert not model.q_net.training
     model.train(1)
     assert model.q_net.training
+
+
+class Normalized(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 2)
+        self.norm, self.dropout = nn.BatchNorm1d(2), nn.Dropout(0.5)
+
+    def forward(self, observations):
+        return self.dropout(self.norm(observations))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_batch_normalization_counts_observations_alone(compile):
+    """As in SB3's DQN, where the online network never sees the next ones; what selects among them has no dropout."""
+    norms = []
+    for double_q in (False, True):
+        model = make(Corridor(length=1000), double_q=double_q, compile=compile,
+                     policy_kwargs={"net_arch": [8], "features_extractor_class": Normalized})  # fmt: skip
+        obs = np.random.default_rng(0).normal(size=(40, 1, 2)).astype(np.float32)
+        for row in obs:
+            model.replay_buffer.add(row, row + 10, np.array([0]), np.array([1.0]), np.array([False]), [{}])
+        modes = []
+        model.q_net.features_extractor.register_forward_hook(
+            lambda module, *_, modes=modes: modes.append(module.training)
+        )
+        model.set_logger(configure(None, []))
+        np.random.seed(0)
+        model.train(1, batch_size=16)
+        assert compile or modes == ([True, False] if double_q else [True])
+        norms.append(model.q_net.features_extractor.norm)
+        assert norms[-1].training
+    assert norms[0].num_batches_tracked == norms[1].num_batches_tracked == 1
+    assert norms[0].running_mean.abs().max() > 0
+    for name in ("running_mean", "running_var"):
+        th.testing.assert_close(getattr(norms[0], name), getattr(norms[1], name), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("distributional", [True, False])
