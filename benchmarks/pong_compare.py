@@ -9,8 +9,9 @@ env steps to the first mean of 18 over 100 games, a run a row. With more than on
 two-sided p values of the Jonckheere-Terpstra test (Biometrika 41, 1954), which for two groups is that of Mann and
 Whitney: how often groups that do not differ would be as far apart, in the order in which they are written or in the
 other. Runs of the same seed, the number at the end of a file's name, are one value, their mean. A run that has not got
-to 18 may be later than it is old: p is given for the least that it can need and for one that never gets there. The
-block that a run ends in has its number of games beside it, and no part in p, so that late blocks lack the soonest runs.
+to 18 may be later than it is old: the range of p is that of groups in which such runs need the least that they can, or
+never get there. The block that a run ends in has its number of games beside it, and no part in p, so that late blocks
+lack the soonest runs.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def trend_p(groups: Sequence[Sequence[float]]) -> float:
     sizes = [len(group) for group in groups]
     middle = sum(a * b for a, b in itertools.combinations(sizes, 2)) / 2
     seen = abs(ordered_pairs(groups) - middle)
-    extreme = [abs(ordered_pairs(split) - middle) >= seen - 1e-9 for split in splits(values, sizes)]
+    extreme = [abs(ordered_pairs(split) - middle) >= seen for split in splits(values, sizes)]  # halves are exact
     return sum(extreme) / len(extreme)
 
 
@@ -103,8 +104,12 @@ def compare(groups: list[list[Path]], size: int) -> list[list[str]]:
     :param groups: files of runs
     :param size: env steps of a block
     :return: cells of a table: its head, a row for each run, and p values where there is more than one group
+    :raises ValueError: when a file is not there, or has no games
     """
     runs = {table: read(table) for group in groups for table in group}
+    for table, rows in runs.items():
+        if not rows:
+            raise ValueError(f"runs={table} has no games: write a file of pong.py")
     blocks = {table: blocks_of(rows, size) for table, rows in runs.items()}
     goals = {table: steps_to_goal(rows) for table, rows in runs.items()}
     n_blocks = max(map(len, blocks.values()))
@@ -124,10 +129,13 @@ def compare(groups: list[list[Path]], size: int) -> list[list[str]]:
             p = trend_p([of_seeds(*pair) for pair in zip(over, means, strict=True)])
             cells.append("" if math.isnan(p) else f"{p:.2g}")
         ends = []
-        for never in (0, math.inf):
-            steps_of = [[goals[table][0] + (0 if goals[table][1] else never) for table in group] for group in groups]
+        for later in itertools.product((0, math.inf), repeat=len(groups)):
+            steps_of = [
+                [goals[table][0] + (0 if goals[table][1] else more) for table in group]
+                for group, more in zip(groups, later, strict=True)
+            ]
             ends.append(trend_p([of_seeds(*pair) for pair in zip(groups, steps_of, strict=True)]))
-        table_rows.append(["p", *cells, " to ".join(dict.fromkeys(f"{p:.2g}" for p in ends))])
+        table_rows.append(["p", *cells, " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ends), max(ends))))])
     return table_rows
 
 

@@ -105,7 +105,7 @@ def agreement(name: str, given: dict[str, Any], ours: dict[str, Any]) -> None:
         if given[key] != ours[key]:
             raise ValueError(
                 f"{name} has {key}={given[key]!r}, but RainbowDQN itself {key}={ours[key]!r}: write "
-                f"RainbowDQN(..., {key}={given[key]!r})"
+                f"RainbowDQN(..., {key}={given[key]!r}), or leave it out of {name}"
             )
 
 

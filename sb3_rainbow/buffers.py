@@ -291,7 +291,7 @@ class RainbowReplayBuffer(ReplayBuffer):
     def _checked_array(self, obs: Any, space: spaces.Space, shape: tuple[int, ...], name: str) -> np.ndarray:
         array = np.asarray(obs)
         is_row = self.n_envs == 1 and array.shape == shape
-        if is_row or isinstance(space, spaces.Discrete):  # the latter (n_envs,), stored as (n_envs, 1)
+        if is_row or (isinstance(space, spaces.Discrete) and array.size == self.n_envs):  # stored as (n_envs, 1)
             array = array.reshape(self.n_envs, *shape)
         if array.shape != (self.n_envs, *shape):
             raise ValueError(
@@ -307,7 +307,7 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     @staticmethod
     def _rows(array: np.ndarray, name: str, *shape: int) -> np.ndarray:
-        if array.size != np.prod(shape):
+        if array.size != np.prod(shape) or (shape[0] > 1 and len(array) != shape[0]):
             raise ValueError(f"{name} of shape {array.shape} must be {shape}: a row for each env")
         return array.reshape(shape)
 

@@ -106,13 +106,19 @@ class CheckingDQN(DQN):
 
     def _require_unchanged(self) -> None:
         """
-        :raises ValueError: naming the first attribute that was changed although nothing follows it any more
+        :raises ValueError: naming the first attribute that was changed although network or replay buffer do not follow
         """
-        for name, value in self._fixed.items():
-            if getattr(self, name) != value:
+        kept, buffer = {name: self._fixed[name] for name in self._network_switches()}, self.replay_buffer
+        if isinstance(buffer, RainbowReplayBuffer):
+            kept["prioritized_replay"] = buffer.prioritized_replay
+            if isinstance(buffer.sampler, PrioritizedSampler):
+                kept["prioritized_replay_alpha"] = buffer.sampler.alpha
+        for name, value in kept.items():
+            given = getattr(self, name)
+            if given not in (value, self._fixed[name]):  # a user's buffer may have had its own value from the start
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} was set on a model that was made with {value!r}, which its "
-                    "network or its replay buffer keeps: write it into the constructor, or into load()"
+                    f"{name}={given!r} was set on a model whose network or replay buffer keeps {value!r}: write it "
+                    "into the constructor, or into load()"
                 )
 
     def _check_arguments(self) -> None:

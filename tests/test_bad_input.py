@@ -21,7 +21,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
 from sb3_rainbow.arguments import has_bfloat16
-from sb3_rainbow.buffers import RainbowDictReplayBuffer
+from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.networks import NatureConv
 
 BAD_ARGUMENTS = [
@@ -216,16 +216,39 @@ def test_what_load_is_given_and_the_file_has_twice(holder, name, made, loaded, t
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prioritized_replay", False), ("prioritized_replay_alpha", 0.0), ("noisy", False), ("distributional", False)],
+    [
+        ("prioritized_replay", False),
+        ("prioritized_replay_alpha", 0.0),
+        ("dueling", False),
+        ("noisy", False),
+        ("distributional", False),
+    ],
 )
 def test_what_is_set_too_late_is_not_ignored(name, value):
     model = RainbowDQN("MlpPolicy", "CartPole-v1", learning_starts=10, batch_size=4, policy_kwargs={"net_arch": [8]})
     model.learn(20)
     setattr(model, name, value)
     before = model.policy.parameters_to_vector()
-    with pytest.raises(ValueError, match=f"^{name}={value} was set on a model that was made with"):
+    with pytest.raises(ValueError, match=f"^{name}={value} was set on a model whose network or replay buffer keeps"):
         model.learn(20, reset_num_timesteps=False)
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_what_is_set_later_and_changes_nothing_or_is_followed():
+    arguments = {"learning_starts": 10, "batch_size": 4, "policy_kwargs": {"net_arch": [8]}}
+    theirs = {"replay_buffer_class": ReplayBuffer, "n_steps": 1, "prioritized_replay": False}
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", **arguments, **theirs)
+    model.prioritized_replay, model.prioritized_replay_alpha = True, 0.7  # that buffer has neither
+    model.learn(20)
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", **arguments, prioritized_replay=False)
+    model.prioritized_replay_alpha = 0.7
+    model.learn(20)
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", **arguments)
+    spaces_and_size = 100, model.observation_space, model.action_space
+    model.replay_buffer = RainbowReplayBuffer(*spaces_and_size, prioritized_replay=False)
+    model.prioritized_replay = False
+    model.learn(20)
+    assert model._n_updates > 0
 
 
 def test_switches_given_to_load(tmp_path):

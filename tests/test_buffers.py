@@ -569,6 +569,20 @@ def test_a_row_of_a_single_env_needs_no_axis_for_it():
         make(n_envs=2).add(row, next_row, np.zeros(2), np.zeros(2), np.zeros(2), [{}, {}])
 
 
+def test_rows_that_lie_across_are_refused():
+    """Reshaped, they would give envs the actions of others."""
+    obs = np.ones((3, 3), np.float32)
+    arrays = {"reward": np.zeros(3), "done": np.zeros(3), "infos": [{}] * 3}
+    buffer = RainbowReplayBuffer(30, VECTOR, spaces.MultiDiscrete([9, 9]), n_envs=3)
+    with pytest.raises(ValueError, match=r"action of shape \(2, 3\) must be \(3, 2\)"):
+        buffer.add(obs, obs, action=np.arange(6).reshape(2, 3), **arrays)
+    buffer.add(obs, obs, action=np.arange(6).reshape(3, 2), **arrays)
+    with pytest.raises(ValueError, match=r"reward of shape \(1, 3\) must be \(3,\)"):
+        buffer.add(obs, obs, action=np.arange(6).reshape(3, 2), **(arrays | {"reward": np.zeros((1, 3))}))
+    with pytest.raises(ValueError, match=r"observation has shape \(3,\), expected \(2, 1\)"):
+        make(n_envs=2, space=spaces.Discrete(4)).add(np.arange(3), np.arange(3), *[np.zeros(2)] * 3, [{}, {}])
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("action", np.zeros(2)), ("reward", np.zeros(2)), ("done", np.zeros((1, 2))), ("infos", [{}, {}])],
@@ -579,7 +593,9 @@ def test_of_a_row_that_is_refused_nothing_is_stored(name, value):
     before = [array.copy() for array in (buffer.observations, buffer.rewards, buffer.dones, buffer.timeouts)]
     obs = np.ones((1, 3), np.float32)
     row = {"action": np.zeros(1), "reward": np.zeros(1), "done": np.zeros(1), "infos": [{}]} | {name: value}
-    with pytest.raises(ValueError, match=rf"{name} of shape .*2,?\) must be \(1,"):
+    with pytest.raises(
+        ValueError, match=rf"{name} of shape .*2,?\) must be \(1,{' 1' * (name == 'action')}\): a row for each env"
+    ):
         buffer.add(obs, obs, **row)
     for earlier, array in zip(
         before, (buffer.observations, buffer.rewards, buffer.dones, buffer.timeouts), strict=True

@@ -209,4 +209,19 @@ def test_runs_are_compared_seed_by_seed(pong_compare, pong_results, tmp_path):
     head, *rows, last = pong_compare.compare(groups, 100)
     assert head == ["run", "from 0", "from 100", "to 18"]
     assert rows[1] == ["a/y_0", "5.0", "-20.0 (1 games)", "> 100"]
-    assert last == ["p", f"{4 / 6:.2g}", "", "1"]  # 3 and 9 beside 2 and 4
+    assert last == ["p", f"{4 / 6:.2g}", "", f"{2 / 6:.2g} to 1"]  # 3 and 9 beside 2 and 4; all stopped together
+
+
+def test_runs_that_have_not_won_may_be_late_or_never_win(pong_compare, pong_results, tmp_path):
+    others = {"gradient_steps": 0, "minutes": 0.0, "episode": 0, "return": 0.0}
+    for run, (steps, mean) in {"a_0": (300, 18.0), "b_0": (350, 19.0), "b_1": (200, 17.9)}.items():
+        early = [others | {"env_steps": 1, "mean_of_100": 20.0} for _ in range(99)]  # of fewer than 100 games
+        last = [{"env_steps": steps, "mean_of_100": mean}, {"env_steps": steps + 9, "mean_of_100": mean}]
+        pong_results.write(tmp_path / f"{run}.csv", early + [others | row for row in last])
+    groups = [[tmp_path / "a_0.csv"], [tmp_path / "b_0.csv", tmp_path / "b_1.csv"]]
+    _, *rows, last = pong_compare.compare(groups, 1_000)
+    assert [row[-1] for row in rows] == ["300", "350", "> 209"]
+    # 300 beside 350 and 209: one pair of two in order, as most would have. Beside 350 and never: both, as one of three
+    assert last[-1] == f"{2 / 3:.2g} to 1"
+    with pytest.raises(ValueError, match=r"runs=.*none_0.csv has no games"):
+        pong_compare.compare([[tmp_path / "none_0.csv"]], 1_000)
