@@ -121,22 +121,40 @@ def compare(groups: list[list[Path]], size: int) -> list[list[str]]:
         cells += [""] * (n_blocks - len(cells))
         table_rows.append([f"{table.parent.name}/{table.stem}", *cells, f"{'' if is_there else '> '}{steps:,.0f}"])
     if len(groups) > 1:
-        cells = []
-        for number in range(n_blocks):
-            over = [[table for table in group if number < len(blocks[table]) - 1] for group in groups]
-            returns = [[blocks[table][number] for table in group] for group in over]
-            means = [[sum(games) / len(games) if games else math.nan for games in group] for group in returns]
-            p = trend_p([of_seeds(*pair) for pair in zip(over, means, strict=True)])
-            cells.append("" if math.isnan(p) else f"{p:.2g}")
-        ends = []
-        for later in itertools.product((0, math.inf), repeat=len(groups)):
-            steps_of = [
-                [goals[table][0] + (0 if goals[table][1] else more) for table in group]
-                for group, more in zip(groups, later, strict=True)
-            ]
-            ends.append(trend_p([of_seeds(*pair) for pair in zip(groups, steps_of, strict=True)]))
-        table_rows.append(["p", *cells, " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ends), max(ends))))])
+        table_rows.append(
+            ["p", *(block_p(groups, blocks, number) for number in range(n_blocks)), goal_p(groups, goals)]
+        )
     return table_rows
+
+
+def block_p(groups: list[list[Path]], blocks: dict[Path, list[list[float]]], number: int) -> str:
+    """
+    :param groups: files of runs
+    :param blocks: their games
+    :param number: of the block
+    :return: p of its means, of runs that went on after it; nothing where a group has none
+    """
+    over = [[table for table in group if number < len(blocks[table]) - 1] for group in groups]
+    returns = [[blocks[table][number] for table in group] for group in over]
+    means = [[sum(games) / len(games) if games else math.nan for games in group] for group in returns]
+    p = trend_p([of_seeds(*pair) for pair in zip(over, means, strict=True)])
+    return "" if math.isnan(p) else f"{p:.2g}"
+
+
+def goal_p(groups: list[list[Path]], goals: dict[Path, tuple[float, bool]]) -> str:
+    """
+    :param groups: files of runs
+    :param goals: what ``steps_to_goal`` returned for each
+    :return: p of the env steps to 18, from the least to the most that it can be
+    """
+    ends = []
+    for later in itertools.product((0, math.inf), repeat=len(groups)):
+        steps_of = [
+            [goals[table][0] + (0 if goals[table][1] else more) for table in group]
+            for group, more in zip(groups, later, strict=True)
+        ]
+        ends.append(trend_p([of_seeds(*pair) for pair in zip(groups, steps_of, strict=True)]))
+    return " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ends), max(ends))))
 
 
 if __name__ == "__main__":

@@ -51,9 +51,10 @@ class CheckingDQN(DQN):
 
     def _clean_arguments(self) -> None:
         """
-        Replace numbers by Python's own, and None by the defaults: also what ``load(path, tau=0.5)`` sets unseen.
+        Replace numbers by Python's own, and None by the defaults: also what ``load(path, tau=0.5)`` sets unseen. What
+        network and replay buffer are about to be made with is noted.
 
-        :raises ValueError: naming the first argument out of its range
+        :raises ValueError: naming the first argument that is out of its range, or given twice with two values
         """
         if self.replay_buffer_kwargs is None:
             self.replay_buffer_kwargs = {}
