@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,9 @@ def number(name: str, value: Any, low: float, high: float = math.inf, above: boo
     """
     if _is_finite_number(value) and low <= value <= high and not (above and value == low):
         return float(value)
-    start = f"above {low}" if above else f"at least {low}"
+    start = f"above {low}" if above else f"of at least {low}"
     end = "" if high == math.inf else f" and at most {high}"
-    raise ValueError(f"{name}={value!r} must be a number of {start}{end}{hint and '; '}{hint}")
+    raise ValueError(f"{name}={value!r} must be a number {start}{end}{hint and '; '}{hint}")
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -198,4 +199,4 @@ def has_bfloat16(device_type: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> boo
 
 def _is_finite_number(value: Any) -> bool:
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return is_number and (abs(value) <= float_info.max if isinstance(value, int) else math.isfinite(value))

@@ -31,15 +31,16 @@ def n_step_windows(
     """
     if loops.IS_COMPILED:
         return loops.follow_windows(slots, envs, n_steps, dones, timeouts, newest)
-    if (slots < 0).any() or (envs < 0).any():
+    n_slots, n_envs = dones.shape
+    if not ((slots >= 0) & (slots < n_slots) & (envs >= 0) & (envs < n_envs)).all():
         raise IndexError("this transition is beyond the ends of the ring")
     steps = np.arange(n_steps)
-    rows = (slots[:, None] + steps) % len(dones)  # (batch, n_steps)
-    ids = rows * dones.shape[1] + envs[:, None]
+    rows = (slots[:, None] + steps) % n_slots  # (batch, n_steps)
+    ids = rows * n_envs + envs[:, None]
     ends = (dones.take(ids) != 0) | (timeouts.take(ids) != 0) | (rows == newest)
     ends[:, -1] = True
     last = ends.argmax(axis=1)  # (batch,)
-    return rows, steps <= last[:, None], (slots + last) % len(dones)
+    return rows, steps <= last[:, None], (slots + last) % n_slots
 
 
 def n_step_returns(rewards: np.ndarray, mask: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -63,12 +64,12 @@ def discounted_range(rewards: np.ndarray, ends: np.ndarray, gamma: float) -> tup
     """
     The lowest and the highest discounted return from any row to the end of its episode or of the rows.
 
-    :param rewards: (rows, n_envs) in the order of time
+    :param rewards: (rows, n_envs) in the order of time, one at least
     :param ends: (rows, n_envs) the trajectory stops after this row
     :param gamma: discount of one step
     :return: lowest and highest return, in reward units
     """
-    lowest = highest = 0.0
+    lowest, highest = np.inf, -np.inf
     returns = np.zeros(rewards.shape[1])
     for reward, end in zip(rewards[::-1], ends[::-1], strict=True):
         returns = reward + gamma * np.where(end, 0.0, returns)

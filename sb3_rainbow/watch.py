@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class SupportWatch:
         if low >= self.v_min - spacing and high <= self.v_max + spacing:
             return
         self._warned = True
-        v_min, v_max = min(self.v_min, _round_up(low)), max(self.v_max, _round_up(high))
+        v_min, v_max = min(self.v_min, _rounded(low, np.floor)), max(self.v_max, _rounded(high, np.ceil))
         warnings.warn(
             f"train/support_edge is {share:.2f}: so much of the target probability lies in the two end atoms, and the "
             f"rewards make, or in longer episodes would make, returns of about {low:.3g} to {high:.3g}. v_min="
@@ -158,9 +159,9 @@ def _have_one_length(dones: np.ndarray) -> bool:
     return len(lengths) > 0 and bool((lengths == lengths[0]).all())
 
 
-def _round_up(value: float) -> float:
-    """Away from zero, to two digits: 99.99 -> 100, -36.2 -> -37."""
+def _rounded(value: float, direction: Callable[[float], float]) -> float:
+    """To two digits, by ``np.floor`` or ``np.ceil``: -36.2 -> -37, or 99.99 -> 100."""
     if value == 0:
         return 0.0
     unit = 10.0 ** (np.floor(np.log10(abs(value))) - 1)
-    return float(np.sign(value) * np.ceil(round(abs(value) / unit, 6)) * unit)
+    return float(direction(round(value / unit, 6)) * unit)

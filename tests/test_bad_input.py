@@ -326,6 +326,12 @@ def test_log_interval(log_interval):
         RainbowDQN("MlpPolicy", "CartPole-v1").learn(10, log_interval=log_interval)
 
 
+@pytest.mark.parametrize("name", ["buffer_size", "max_grad_norm"])
+def test_a_number_that_no_float_can_hold(name):
+    with pytest.raises(ValueError, match=f"^{name}=1000"):
+        RainbowDQN("MlpPolicy", "CartPole-v1", **{name: 10**400})
+
+
 @pytest.mark.parametrize("value", [np.int64(64), 64.0, np.float32(64)])
 def test_whole_numbers_of_any_type_are_taken(value):
     model = RainbowDQN("MlpPolicy", "CartPole-v1", batch_size=value, buffer_size=1e5, learning_starts=1e4)

@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from envs import random_transitions
 from gymnasium import spaces
+from models import OFF
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -15,7 +16,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rainbow import RainbowDQN
 
-OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
 ALIKE = {
     "learning_rate": 1e-3,
     "buffer_size": 700,  # the ring wraps

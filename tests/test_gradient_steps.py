@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch as th
 from envs import Corridor
-from models import make
+from models import OFF, make
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.noisy import noisy_layers
-
-OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
 
 
 @pytest.mark.parametrize("double_q", [True, False])
@@ -203,7 +201,7 @@ def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
     [
         {},
         {"amp": True, "noise": "independent"},
-        {"dueling": False, "noisy": False, "distributional": False, "double_q": False, "prioritized_replay": False},
+        OFF,
     ],
 )
 def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs, tmp_path):

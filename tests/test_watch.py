@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 from gymnasium import spaces
-from models import make
+from models import OFF, make
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,8 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.noisy import noisy_layers
 from sb3_rainbow.watch import SupportWatch, observed_returns
-
-OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
 
 
 @pytest.mark.parametrize("distributional", [True, False])
@@ -126,7 +124,7 @@ def test_observed_returns_by_hand():
     for _ in range(20):  # wraps
         buffer.add(obs, obs, np.array([0]), np.array([2.0]), np.array([False]), [{}])
     low, high = observed_returns(buffer, gamma=0.99)
-    assert (low, high) == (0.0, pytest.approx(200.0))
+    assert (low, high) == (2.0, pytest.approx(200.0))
 
 
 def test_a_reward_for_the_end_of_an_episode_comes_once():
@@ -136,7 +134,7 @@ def test_a_reward_for_the_end_of_an_episode_comes_once():
     for step in range(60):
         won = step % 6 == 5
         buffer.add(obs, obs, np.array([0]), np.array([float(won)]), np.array([won]), [{}])
-    assert observed_returns(buffer, gamma=0.99) == (0.0, 1.0)
+    assert observed_returns(buffer, gamma=0.99) == (pytest.approx(0.99**5), 1.0)
 
 
 def test_a_reward_goes_on_after_a_truncation():
@@ -144,7 +142,7 @@ def test_a_reward_goes_on_after_a_truncation():
     obs = np.zeros((1, 1), np.float32)
     for _ in range(60):
         buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([True]), [{"TimeLimit.truncated": True}])
-    assert observed_returns(buffer, gamma=0.99) == (0.0, pytest.approx(100.0))
+    assert observed_returns(buffer, gamma=0.99) == (1.0, pytest.approx(100.0))
 
 
 def test_episodes_that_all_end_after_as_many_steps_do_not_go_on_for_ever():
@@ -152,9 +150,9 @@ def test_episodes_that_all_end_after_as_many_steps_do_not_go_on_for_ever():
     obs = np.zeros((1, 1), np.float32)
     for step in range(65):
         buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([step % 4 == 3]), [{}])
-    assert observed_returns(buffer, gamma=0.5) == (0.0, 1.875)
+    assert observed_returns(buffer, gamma=0.5) == (1.0, 1.875)
     buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([True]), [{}])  # after two steps
-    assert observed_returns(buffer, gamma=0.5) == (0.0, 2.0)
+    assert observed_returns(buffer, gamma=0.5) == (1.0, 2.0)
 
 
 def test_the_range_that_is_proposed_holds_both_ends():
@@ -164,3 +162,16 @@ def test_the_range_that_is_proposed_holds_both_ends():
     watch = SupportWatch(-10, 10, 51)
     with pytest.warns(UserWarning, match=r"v_min=-37 and v_max=10 among"):
         watch.add(0.9, 500, buffer, gamma=1.0)
+
+
+def test_a_support_below_all_returns_is_not_called_too_high():
+    """No return is below 10: 36.2, then 10 + 0.9 * 36.2."""
+    buffer = ReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    for reward, done in [(10.0, False), (36.2, True)]:
+        buffer.add(obs, obs, np.array([0]), np.array([reward]), np.array([done]), [{}])
+    assert observed_returns(buffer, gamma=0.9) == pytest.approx((36.2, 100.0))
+    with warnings.catch_warnings(action="error"):
+        SupportWatch(10, 100, 51).add(0.9, 500, buffer, gamma=0.9)
+    with pytest.warns(UserWarning, match=r"v_min=36 and v_max=100 among"):
+        SupportWatch(50, 100, 51).add(0.9, 500, buffer, gamma=0.9)
