@@ -248,7 +248,7 @@ def test_priorities_there_and_back():
     for row in rows[15:]:  # these enter at 9; the first rows are overwritten
         buffer.add(*row)
         other.add(*row)
-        if len(rows) % 4 == 0:
+        if buffer.pos % 4 == 0:
             replay.follow()
     replay.write_back()
     np.testing.assert_allclose(buffer.sampler.tree[np.arange(40)], other.sampler.tree[np.arange(40)])
