@@ -64,7 +64,7 @@ def make(learner: str, game: str, seed: int, device: str, folder: str) -> DQN:
     arguments = {name: value for name, value in entry.items() if name not in OF_ZOO}
     arguments |= STEPS | SCALED[learner] | {"policy_kwargs": NETWORK | POLICY[learner], "seed": seed, "device": device}
     if learner == "rainbow":
-        arguments["amp"] = has_bfloat16(device)
+        arguments["amp"] = has_bfloat16(th.device(device).type)
     env = make_ale_vec_env(f"{game}NoFrameskip-v4", N_ENVS, seed, monitor_dir=folder)
     return {"rainbow": RainbowDQN, "dqn": DQN}[learner]("CnnPolicy", env, **arguments)
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, has_hooks, normalized
+from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, dueling_outputs, has_hooks, normalized
 from sb3_rainbow.noisy import NoisyLinear, factorised_noise
 
 Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer: what sigma is multiplied by, of weights and of biases
@@ -52,9 +52,8 @@ class Chain:
             return _Layer(module, names[module], bool(list(module.parameters())))
 
         self.images = [layer(module) for module in images]
-        streams = [network.q_net] if self.dueling is None else [network.q_net, network.value]
         # Of each layer one module, or the two of both streams
-        self.streams = [tuple(map(layer, modules)) for modules in zip(*streams, strict=True)]
+        self.streams = [tuple(map(layer, modules)) for modules in zip(*network.streams, strict=True)]
 
     @staticmethod
     def suits(network: RainbowNetwork) -> bool:
@@ -69,13 +68,12 @@ class Chain:
             is_known = type(extractor).forward is ConvExtractor.forward and all(map(_is_known_of_images, extractor.cnn))
         else:
             is_known = type(extractor) is FlattenExtractor
-        streams = [network.q_net] if network.dueling is None else [network.q_net, network.value]
-        are_alike = len({len(stream) for stream in streams}) == 1
+        are_alike = len({len(stream) for stream in network.streams}) == 1
         n_weights = sum(len(module._parameters) for module in network.modules())  # shared ones are counted twice
         return (
             is_known
             and are_alike
-            and all(_is_known_of_streams(modules) for modules in zip(*streams, strict=True))
+            and all(_is_known_of_streams(modules) for modules in zip(*network.streams, strict=True))
             and n_weights == len(list(network.parameters()))
             and not any(_has_any_hooks(module) for module in network.modules())
         )
@@ -157,10 +155,7 @@ class Chain:
         outputs = x[:, :n_outputs].float().unflatten(1, (-1, size))
         if self.dueling is None:
             return outputs
-        value = x[:, n_outputs : n_outputs + size].float()
-        is_mean = self.dueling == "mean"
-        centre = outputs.mean(dim=1, keepdim=True) if is_mean else outputs.amax(dim=1, keepdim=True)
-        return value.unsqueeze(1) + outputs - centre
+        return dueling_outputs(x[:, n_outputs : n_outputs + size].float(), outputs, self.dueling)
 
 
 def _is_known_of_images(module: nn.Module) -> bool:

@@ -24,14 +24,12 @@ from sb3_rainbow.arguments import (
 from sb3_rainbow.buffers import RainbowReplayBuffer
 from sb3_rainbow.sampling import PrioritizedSampler
 
-_SWITCHES = (
-    "double_q", "dueling", "noisy", "distributional", "prioritized_replay",
-    "amp", "compile", "overlap", "optimize_memory_usage",
-)  # fmt: skip
+NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
+_OTHER_SWITCHES = ("double_q", "prioritized_replay", "amp", "compile", "overlap", "optimize_memory_usage")
 _FRACTIONS = ("tau", "gamma", "prioritized_replay_alpha", "prioritized_replay_beta0")
 _EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
 # What the network and the replay buffer are made with, and do not ask for again
-_FIXED = ("dueling", "noisy", "distributional", "prioritized_replay", "prioritized_replay_alpha")
+_FIXED = (*NETWORK_SWITCHES, "prioritized_replay", "prioritized_replay_alpha")
 _AT_LEAST = {"learning_starts": 0, "batch_size": 1, "gradient_steps": -1, "n_steps": 1, "target_update_interval": 1}
 
 
@@ -63,7 +61,7 @@ class CheckingDQN(DQN):
         instance_of("tensorboard_log", self.tensorboard_log, str | os.PathLike | None, "the path of a folder")
         if self.replay_buffer_class is not None:
             subclass_of("replay_buffer_class", self.replay_buffer_class, ReplayBuffer, "None for the default")
-        for name in _SWITCHES:
+        for name in (*NETWORK_SWITCHES, *_OTHER_SWITCHES):
             setattr(self, name, switch(name, getattr(self, name)))
         for name in _FRACTIONS:
             setattr(self, name, number(name, getattr(self, name), 0, 1))
@@ -154,7 +152,7 @@ class CheckingDQN(DQN):
                 )
 
     def _network_switches(self) -> dict[str, bool]:
-        return {"dueling": self.dueling, "noisy": self.noisy, "distributional": self.distributional}
+        return {name: getattr(self, name) for name in NETWORK_SWITCHES}
 
     def _buffer_arguments(self) -> dict[str, Any]:
         return {

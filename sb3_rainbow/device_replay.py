@@ -16,7 +16,7 @@ _COPIED_ROWS, _COPIED_BYTES = 2**14, 2**27  # at most these are on their way to 
 _SPARE_BYTES = 2**30  # of the device's memory, left to networks and gradients
 # What can be indexed on every device
 _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
-_SPARE_FRAMES = 0.05  # more of them than expected, because episodes may become shorter
+_SPARE_SHARE = 0.05  # of frames, more than expected, because episodes may become shorter
 
 
 class DeviceBatch(NamedTuple):
@@ -84,11 +84,12 @@ class DeviceReplay:
         :return: whether there is room for it there; if not, the user is told
         """
         assert buffer.storage.full_bytes is not None
-        needed = int((1 + _SPARE_FRAMES) * buffer.storage.full_bytes) + buffer.sampler.full_bytes
+        n_rows = buffer.buffer_size * buffer.n_envs
+        row_bytes = buffer.actions.itemsize * buffer.action_dim + 4 + 2  # the reward, and two flags of the end
+        needed = int((1 + _SPARE_SHARE) * buffer.storage.full_bytes) + n_rows * row_bytes + buffer.sampler.full_bytes
         free = max(_free_bytes(device) - _SPARE_BYTES, 0)
         if needed < free:
             return True
-        n_rows = buffer.buffer_size * buffer.n_envs
         warnings.warn(
             f"buffer_size={n_rows}: gradient steps are ordinary ones, which take longer. A copy of the full replay "
             f"buffer, {needed / 1e9:.1f} GB, does not fit into the memory of {device}, of which {free / 1e9:.1f} GB "
@@ -294,7 +295,7 @@ class _StackedFrames:
         pool = self.storage.pool
         self._next_id = self.storage.oldest_frame(_oldest_slot(buffer))  # of the frame to be copied
         n_expected = max(self.storage.full_bytes / pool.frame_bytes, pool.next_id - self._next_id)
-        self.n_frames = int((1 + _SPARE_FRAMES) * n_expected) + 1
+        self.n_frames = int((1 + _SPARE_SHARE) * n_expected) + 1
         # The last one is the frame of zeros
         self.frames = th.zeros((self.n_frames + 1, *pool.frame_shape), dtype=_torch_type(pool.dtype), device=device)
         n_rows = buffer.buffer_size * buffer.n_envs

@@ -219,11 +219,10 @@ class FrameStorage:
 
     def _gather(self, slots: np.ndarray, envs: np.ndarray, which: int) -> np.ndarray:
         if loops.IS_COMPILED:
-            ids = loops.find_frames(self._ends, self._ages, slots, envs, which)
+            ids = loops.find_frames(self._ends, self._ages, slots, envs, which)[:, :: self._order]
         else:
-            ages = self._ages[slots, envs, which]  # (batch, n_frames)
-            ids = np.where(ages == 0, _ZERO, self._ends[slots][:, None] - ages)
-        return self.stacked(self.pool.gather(ids[:, :: self._order]))
+            ids = self.frame_ids(slots, envs)[:, which]
+        return self.stacked(self.pool.gather(ids))
 
     def _stacks(self, obs: np.ndarray) -> np.ndarray:
         """(n_envs, *shape) -> (n_envs, n_frames, *frame_shape), oldest first"""

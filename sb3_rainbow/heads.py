@@ -37,6 +37,7 @@ class Head(nn.Module, ABC):
         :param returns: (batch, 1), no bootstrap
         :param discounts: (batch, 1), of the bootstrap, 0 at a true terminal
         :return: (batch, size), no gradient
+        :raises ValueError: on a shape that would broadcast silently
         """
 
     @abstractmethod
@@ -46,6 +47,7 @@ class Head(nn.Module, ABC):
         :param actions: (batch, 1), those taken
         :param target: (batch, size)
         :return: losses (batch, 1) and priorities (batch, 1), not negative, no gradient
+        :raises ValueError: on a shape that would broadcast silently
         """
 
     def watch(self, target: th.Tensor) -> dict[str, th.Tensor]:

@@ -94,6 +94,19 @@ class ConvExtractor(BaseFeaturesExtractor):
         return self.cnn[1:](first._conv_forward(observations, first.weight * scale, first.bias))
 
 
+def dueling_outputs(value: th.Tensor, advantages: th.Tensor, aggregation: str) -> th.Tensor:
+    """
+    :param value: (batch, head.size)
+    :param advantages: (batch, n_actions, head.size)
+    :param aggregation: "mean" or "max": what is subtracted from the advantages
+    :return: (batch, n_actions, head.size)
+    """
+    advantages = advantages.float()  # or they would be lost beside the value, where it has 8 bits of precision
+    # Over actions, for each atom: centred over atoms it would be constant along the softmax, without effect
+    centre = advantages.mean(dim=1, keepdim=True) if aggregation == "mean" else advantages.amax(dim=1, keepdim=True)
+    return value.unsqueeze(1) + advantages - centre
+
+
 def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     """
     :param observations: (batch, channels, height, width)
@@ -101,6 +114,7 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     :return: ``observations * scale``, each less its mean and divided by its standard deviation
     """
     channels_last = observations.movedim(1, -1)  # as they lie in memory: nothing is copied
+    # eps is that of scaled observations
     rows = functional.layer_norm(channels_last, channels_last.shape[1:], eps=_NORM_EPS / scale**2)
     return rows.movedim(-1, 1)
 
@@ -181,6 +195,11 @@ class RainbowNetwork(QNetwork):
         if dueling is not None:
             self.value = self._stream(head.size)
 
+    @property
+    def streams(self) -> list[nn.Sequential]:
+        """Of the advantages, or Q-values, and of the value, if there is one."""
+        return [self.q_net] if self.dueling is None else [self.q_net, self.value]
+
     def _stream(self, n_outputs: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         n_inputs = self.features_dim
@@ -218,10 +237,7 @@ class RainbowNetwork(QNetwork):
         outputs = self._outputs_of(self.q_net, features).unflatten(1, (-1, self.head.size))
         if self.dueling is None:
             return outputs
-        outputs = outputs.float()  # or advantages would be lost beside the value, where it has 8 bits of precision
-        # Over actions, for each atom: centred over atoms it would be constant along the softmax, without effect
-        centre = outputs.mean(dim=1, keepdim=True) if self.dueling == "mean" else outputs.amax(dim=1, keepdim=True)
-        return self._outputs_of(self.value, features).unsqueeze(1) + outputs - centre
+        return dueling_outputs(self._outputs_of(self.value, features), outputs, self.dueling)
 
     def _outputs_of(self, stream: nn.Sequential, features: th.Tensor) -> th.Tensor:
         if not self.head.full_precision:

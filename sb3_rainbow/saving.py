@@ -12,13 +12,13 @@ from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import known_device
 from sb3_rainbow.buffers import RainbowReplayBuffer
+from sb3_rainbow.checking import NETWORK_SWITCHES
 from sb3_rainbow.files import Path, check_saved_model, written_beside
 from sb3_rainbow.sampling import PrioritizedSampler
 
 SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
 
 _TARGET_PREFIX = "q_net_target."
-_NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
 _BEGIN_A_NEW_ONE = "pass replay_buffer=None to load(), which begins a new one"
 
 
@@ -112,7 +112,7 @@ class SavingDQN(DQN):
         try:
             return super().load(path, env, known_device(device), *args, **kwargs)
         except RuntimeError as error:
-            given = [f"{name}={kwargs[name]}" for name in _NETWORK_SWITCHES if name in kwargs]
+            given = [f"{name}={kwargs[name]}" for name in NETWORK_SWITCHES if name in kwargs]
             if not given or "state_dict" not in str(error):
                 raise
             raise ValueError(

@@ -14,9 +14,9 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 # Bytes that are asked for at once. Large, so that most buffers of vectors are one array; small beside an Atari buffer.
 _CHUNK_BYTES = 2**26
-# Observations by which it is judged whether they are stacks of frames. Those at a reset or without motion do not count,
+# Stacks of frames are looked for until so many observations have moved,
 _JUDGED_ROWS = 100
-# but not more slots than this are waited for them, nor than the first chunks have.
+# but in no more slots than this, nor than the first chunks have.
 _JUDGED_SLOTS, _JUDGED_CHUNKS = 1000, 4
 # From this size on, an observation that is no stack is a frame by itself: a row's next one is the next row's. Smaller
 # ones are drawn faster when they are kept twice

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from envs import Corridor
+from models import OFF
 from scipy import stats
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecNormalize
@@ -16,8 +17,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_rainbow import RainbowDQN, capturing, device_replay, rainbow
 from sb3_rainbow.captured import CapturedSteps, Settings
 from sb3_rainbow.compiled import compiled
+from sb3_rainbow.device_replay import DeviceReplay
 
-OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
 
 
@@ -83,12 +84,14 @@ def test_weights_and_priorities_are_those_of_ordinary_gradient_steps(observation
     logs = defaultdict(float)
     for step in range(5):
         noise = {
-            id(net): seen["_weigh"][2 * step + which][0] for which, net in enumerate((other.q_net, other.q_net_target))
+            id(net): seen["_noisy_weights"][2 * step + which][0]
+            for which, net in enumerate((other.q_net, other.q_net_target))
         }
 
         def set_noise(network):
-            streams = [network.q_net, network.value] if hasattr(network, "value") else [network.q_net]
-            layers = [layer for pair in zip(*streams, strict=True) for layer in pair if hasattr(layer, "set_noise")]
+            layers = [
+                layer for pair in zip(*network.streams, strict=True) for layer in pair if hasattr(layer, "set_noise")
+            ]
             for layer, (of_weights, of_biases) in zip(layers, noise[id(network)], strict=True):  # noqa: B023
                 layer.set_noise(of_weights.unsqueeze(0), of_biases.unsqueeze(0))
 
@@ -219,7 +222,10 @@ def test_where_gradient_steps_are_ordinary_ones(kwargs, on_the_cpu):
 
 def test_a_buffer_that_does_not_fit_is_told(on_the_cpu, monkeypatch):
     model = make(compile=True, n_rows=60)
-    replay_bytes = 1.05 * model.replay_buffer.storage.full_bytes + model.replay_buffer.sampler.full_bytes
+    replay = DeviceReplay(model.replay_buffer, th.device("cpu"))
+    rows = (replay.actions, replay.rewards, replay.ends, replay.terminals)
+    replay_bytes = sum(tensor.nbytes for tensor in rows) + model.replay_buffer.sampler.full_bytes
+    replay_bytes += 1.05 * model.replay_buffer.storage.full_bytes
     monkeypatch.setattr(device_replay, "_free_bytes", lambda device: 2**30 + replay_bytes / 2)
     with pytest.warns(UserWarning, match=r"buffer_size=100: .* does not fit into the memory of cpu, .* About 50 tran"):
         model.train(1, 32)
@@ -331,7 +337,7 @@ def test_noise_of_compiled_steps(device):
     model = make(n_rows=60, policy_kwargs={"net_arch": [256]}, device=device, **OFF | {"noisy": True})
     captured = CapturedSteps(model.policy, compiled)
     kept = []
-    captured._weigh = lambda *args, weigh=captured._weigh: kept.append(weigh(*args)) or kept[-1]
+    captured._noisy_weights = lambda *args, weigh=captured._noisy_weights: kept.append(weigh(*args)) or kept[-1]
     seen = {"q_net": [], "q_net_target": []}
     for _ in range(12):
         parameters = {name: dict(copy.deepcopy(getattr(model, name)).named_parameters()) for name in seen}

@@ -58,8 +58,7 @@ def test_outputs_and_gradients_are_those_of_the_network(space, kwargs):
     parameters = dict(network.named_parameters())
     outputs = chain.outputs(chain.weights(parameters, noise), chain.prepared(obs))
     # The network's streams are registered one after the other, the chain's layers side by side
-    streams = [network.q_net] if network.dueling is None else [network.q_net, network.value]
-    layers = [layer for pair in zip(*streams, strict=True) for layer in pair if layer in noisy_layers(network)]
+    layers = [layer for pair in zip(*network.streams, strict=True) for layer in pair if layer in noisy_layers(network)]
     assert len(layers) == len(noise)
     for layer, (of_weights, of_biases) in zip(layers, noise, strict=True):
         one_row = (lambda given: given.unsqueeze(0)) if layer.factorised else (lambda given: given)
