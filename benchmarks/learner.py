@@ -40,7 +40,14 @@ from torch.profiler import ProfilerActivity, profile
 from sb3_rainbow import RainbowDQN
 
 BATCH, ROWS, N_ACTIONS = 32, 2_000, 6
-OFF = {"double_q": False, "dueling": False, "noisy": False, "distributional": False, "prioritized_replay": False}
+OFF: dict[str, Any] = {
+    "double_q": False,
+    "dueling": False,
+    "noisy": False,
+    "distributional": False,
+    "prioritized_replay": False,
+    "n_steps": 1,
+}
 SMALL = {"features_extractor_class": "sb3_rainbow.networks.DataEfficientConv"}
 
 
@@ -177,8 +184,8 @@ def make(name: str, device: str) -> Callable[[], None]:
         "RainbowDQN, amp": {"amp": True},
         "RainbowDQN, compile": {"compile": True},
         "RainbowDQN, amp and compile": {"amp": True, "compile": True},
-        "RainbowDQN, all switches off": {"n_steps": 1, **OFF},
-        "RainbowDQN, all switches off, amp and compile": {"n_steps": 1, **OFF, "amp": True, "compile": True},
+        "RainbowDQN, all switches off": OFF,
+        "RainbowDQN, all switches off, amp and compile": {**OFF, "amp": True, "compile": True},
         "RainbowDQN, data-efficient convolutions": {"policy_kwargs": SMALL},
         "RainbowDQN, data-efficient convolutions, amp": {"policy_kwargs": SMALL, "amp": True},
         "RainbowDQN, data-efficient convolutions, compile": {"policy_kwargs": SMALL, "compile": True},

@@ -104,7 +104,7 @@ def make(learner: str, n_envs: int, device: str) -> Any:
         wrapper = SlowGame if "slow" in switches else AtariWrapper
         games = make_vec_env("PongNoFrameskip-v4", n_envs, seed=0, wrapper_class=wrapper, vec_env_cls=kind)
         env = VecFrameStack(games, 4)
-    arguments = {"n_steps": 1} | OFF if "off" in switches else {}
+    arguments: dict[str, Any] = dict(OFF) if "off" in switches else {}
     arguments |= {switch: True for switch in switches if switch not in ("ALE", "processes", "slow", "off")}
     model = CLASSES[name](
         "CnnPolicy",

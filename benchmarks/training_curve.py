@@ -73,10 +73,9 @@ def main() -> None:
         curve.to_csv(args.output / f"{name.replace(' ', '_')}.csv", index=False)
         for level in (0, 10, 17, 18):
             reached = curve[(curve["episode"] >= WINDOW) & (curve["mean_return"] >= level)]
-            where = (
-                "not reached" if reached.empty else "env step {env_steps:.0f}, episode {episode:.0f}, minute {minutes}"
-            )
-            where = where if reached.empty else where.format(**reached.iloc[0])
+            where = "not reached"
+            if len(reached):
+                where = "env step {env_steps:.0f}, episode {episode:.0f}, minute {minutes}".format(**reached.iloc[0])
             print(f"{name}: mean of {WINDOW} >= {level}: {where}")
     plot_curves(curves, args.title, args.output / "curve.png")
 

@@ -208,6 +208,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if type(self.replay_buffer) is not self.replay_buffer_class:
             self._warn_of_idle_switches()
 
+    # help() would find that of CapturingDQN first, which is SB3's
     load_replay_buffer.__doc__ = SavingDQN.load_replay_buffer.__doc__
 
     def _setup_model(self) -> None:
