@@ -212,8 +212,8 @@ class CapturedSteps:
         self._log.zero_()
         return sums, n_steps
 
-    def __deepcopy__(self, memo: Any) -> None:
-        return None  # a copy of the model captures a graph of its own
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a copy of the model captures a graph of its own
 
     def _make_one(self) -> None:
         if not self._is_gpu:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.captured import CapturedSteps
-from sb3_rainbow.compiled import compiled
+from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.device_replay import DeviceReplay
 from sb3_rainbow.policies import RainbowPolicy
 from sb3_rainbow.watch import require_finite
@@ -55,7 +55,7 @@ class CapturingDQN(DQN):
         if not can_be:
             return None
         if captured is None or not captured.still_suits(self.policy):
-            self._captured = captured = CapturedSteps(self.policy, compiled)
+            self._captured = captured = CapturedSteps(self.policy, Compiled)
         return captured
 
     def _write_back(self) -> None:

@@ -29,7 +29,7 @@ from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.captured import Settings
 from sb3_rainbow.capturing import CapturingDQN
 from sb3_rainbow.checking import CheckingDQN, constructor_arguments
-from sb3_rainbow.compiled import compiled
+from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.files import Path
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
@@ -242,7 +242,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             self._take_back(saved)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._loss_function: Callable = compiled(type(self)._loss) if self.compile else type(self)._loss
+        self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss
         self._has_modes = has_modes(self.q_net)  # which take as long to change as a few layers
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs

@@ -1,6 +1,6 @@
 """Second floor: files. Whole or not there, and what is wrong with those that are neither."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch as th
@@ -28,6 +28,7 @@ class SavingDQN(DQN):
     prioritized_replay: bool
     prioritized_replay_alpha: float
     _play_only = False
+    _warn_of_idle_switches: Callable[[], None]
 
     def save(
         self,
@@ -95,6 +96,7 @@ class SavingDQN(DQN):
         path: Path,
         env: GymEnv | None = None,
         device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
         *args: Any,
         **kwargs: Any,
     ) -> SelfSavingDQN:
@@ -104,21 +106,26 @@ class SavingDQN(DQN):
         :param path: the file, or a file object
         :param env: the environment to go on with; None: the model may predict, and get one later
         :param device: on which the model runs
+        :param custom_objects: what takes the place of what the file has, by name
         :return: a new model
         :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches, or
             has a replay buffer in it that was made with other ones: pass ``replay_buffer=None`` to begin a new one
         """
         check_saved_model(path, attribute="prioritized_replay_beta")
+        others = custom_objects | kwargs if isinstance(custom_objects, dict) else kwargs
         try:
-            return super().load(path, env, known_device(device), *args, **kwargs)
+            model = super().load(path, env, known_device(device), custom_objects, *args, **kwargs)
         except RuntimeError as error:
-            given = [f"{name}={kwargs[name]}" for name in NETWORK_SWITCHES if name in kwargs]
+            given = [f"{name}={others[name]}" for name in NETWORK_SWITCHES if name in others]
             if not given or "state_dict" not in str(error):
                 raise
             raise ValueError(
                 f"{' and '.join(given)} would need other weights than those in {path}: load it as it was saved, or "
                 "train a new model"
             ) from error
+        if "replay_buffer_class" in others:
+            model._warn_of_idle_switches()
+        return model
 
     def save_replay_buffer(self, path: Path) -> None:
         """

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rainbow import RainbowDQN, capturing, device_replay, rainbow
 from sb3_rainbow.captured import CapturedSteps, Settings
-from sb3_rainbow.compiled import compiled
+from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.device_replay import DeviceReplay
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
@@ -53,7 +53,7 @@ def on_the_cpu(monkeypatch):
     """RainbowDQN does on the CPU what it does on a GPU, but does not wait for a compiler."""
     monkeypatch.setattr(CapturedSteps, "DEVICES", ("cpu",))
     for module in (rainbow, capturing):
-        monkeypatch.setattr(module, "compiled", not_compiled)
+        monkeypatch.setattr(module, "Compiled", not_compiled)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_copies_have_the_priorities(on_the_cpu):
 
 def test_compiled(on_the_cpu):
     model = make(n_rows=60, policy_kwargs={"net_arch": [8], "n_atoms": 5})
-    captured = CapturedSteps(model.policy, compiled)
+    captured = CapturedSteps(model.policy, Compiled)
     before = model.policy.parameters_to_vector()
     captured.make(model.replay_buffer, 3, settings(model))
     assert captured.failure(wait=True) == {}
@@ -335,7 +335,7 @@ def test_compiled(on_the_cpu):
 def test_noise_of_compiled_steps(device):
     """In each step each network has fresh noise, and the gradients know that of its weights; KS p above 1e-6 each."""
     model = make(n_rows=60, policy_kwargs={"net_arch": [256]}, device=device, **OFF | {"noisy": True})
-    captured = CapturedSteps(model.policy, compiled)
+    captured = CapturedSteps(model.policy, Compiled)
     kept = []
     captured._noisy_weights = lambda *args, weigh=captured._noisy_weights: kept.append(weigh(*args)) or kept[-1]
     seen = {"q_net": [], "q_net_target": []}

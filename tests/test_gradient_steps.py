@@ -1,6 +1,7 @@
 """What a gradient step learns from and changes: targets, weights, priorities, noise, precision."""
 
 import copy
+import pickle
 from functools import partial
 
 import gymnasium as gym
@@ -226,6 +227,17 @@ def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs, tmp_path):
     assert loaded.compile is True
     loaded.learn(60)
     assert loaded._n_updates == 2 + 3
+
+
+def test_a_compiled_model_is_sent_to_another_process(monkeypatch):
+    monkeypatch.setattr(th, "compile", partial(th.compile, backend="eager"))
+    model = make(compile=True).learn(60)
+    for sent in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        before = sent.policy.parameters_to_vector()
+        np.testing.assert_array_equal(before, model.policy.parameters_to_vector())
+        assert sent._loss_function is not model._loss_function
+        sent.learn(60)
+        assert not np.array_equal(sent.policy.parameters_to_vector(), before)
 
 
 def test_each_of_many_models_is_compiled(monkeypatch):

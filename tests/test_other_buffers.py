@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.envs.classic_control import CartPoleEnv
 from models import make
 from stable_baselines3 import DQN, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_rainbow import RainbowReplayBuffer
+from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
 
 
 def test_hindsight_replay_still_trains():
@@ -23,6 +24,15 @@ def test_hindsight_replay_still_trains():
     before = model.policy.parameters_to_vector()
     model.learn(200)
     assert not np.array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_another_buffer_named_on_load_is_told_of_as_well(tmp_path):
+    make().save(tmp_path / "model")
+    for arguments in ({"replay_buffer_class": ReplayBuffer}, {"custom_objects": {"replay_buffer_class": ReplayBuffer}}):
+        with pytest.warns(UserWarning, match="^n_steps=3 and prioritized_replay=True will have no effect"):
+            RainbowDQN.load(tmp_path / "model", CartPoleEnv(), **arguments)
+    with warnings.catch_warnings(action="error"):
+        RainbowDQN.load(tmp_path / "model", CartPoleEnv())
 
 
 def test_a_buffer_without_discounts_bootstraps_with_gamma():

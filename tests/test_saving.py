@@ -158,8 +158,9 @@ def test_a_model_loads_to_play_with_any_buffer_size(model, tmp_path):
 @pytest.mark.parametrize("name", ["dueling", "noisy", "distributional"])
 def test_a_model_is_not_loaded_into_another_kind_of_network(model, tmp_path, name):
     model.save(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match=rf"{name}=False would need other weights.*model\.zip.*as it was saved"):
-        RainbowDQN.load(tmp_path / "model.zip", **{name: False})
+    for arguments in ({name: False}, {"custom_objects": {name: False}}):
+        with pytest.raises(ValueError, match=rf"{name}=False would need other weights.*model\.zip.*as it was saved"):
+            RainbowDQN.load(tmp_path / "model.zip", **arguments)
 
 
 def test_policy_kwargs_are_compared_on_load(model, tmp_path):
