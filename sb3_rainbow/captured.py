@@ -64,16 +64,10 @@ class CapturedSteps:
         self._is_gpu = self.device.type == "cuda"
         # Kernels for many small tensors at a time; large ones they make slower
         many = {"combo_kernels": True} if self._is_gpu else {}
-        functions = _noisy_weights, _draw, _outputs, _loss, _judge, _change, _prioritize
-        (
-            self._noisy_weights,
-            self._draw,
-            self._outputs,
-            self._loss,
-            self._judge,
-            self._change_small,
-            self._prioritize,
-        ) = (compile(function, dynamic=False, **many) for function in functions)
+        functions = _make_weights, _draw, _outputs, _loss, _judge, _change, _prioritize
+        self._make_weights, self._draw, self._outputs, self._loss, self._judge, self._change_small, self._prioritize = (
+            compile(function, dynamic=False, **many) for function in functions
+        )
         self._change_large = compile(_change, dynamic=False)
         # What is captured, and two asides of it
         streams: list[Any] = [th.cuda.Stream(self.device) if self._is_gpu else None for _ in range(3)]
@@ -240,9 +234,9 @@ class CapturedSteps:
         chain, adam, settings, replay = self._chain, self._adam, self._settings, self.replay
         assert replay is not None
         with self._aside(0):
-            noise, weights = self._noisy_weights(chain, adam.parameters)
+            noise, weights = self._make_weights(chain, adam.parameters)
         with self._aside(1):
-            _, target_weights = self._noisy_weights(chain, dict(self.policy.q_net_target.named_parameters()))
+            _, target_weights = self._make_weights(chain, dict(self.policy.q_net_target.named_parameters()))
         batch = DeviceBatch(*self._draw(replay, chain, settings.batch_size))
         self._join()
         with th.no_grad(), self._aside(0):
@@ -310,7 +304,7 @@ def _adam_of(policy: RainbowPolicy) -> _Adam:
 # What is compiled: functions of tensors, and of objects whose tensors stay where they are
 
 
-def _noisy_weights(chain: Chain, parameters: Mapping[str, th.Tensor]) -> tuple[Noise, list[th.Tensor]]:
+def _make_weights(chain: Chain, parameters: Mapping[str, th.Tensor]) -> tuple[Noise, list[th.Tensor]]:
     with th.no_grad():
         noise = chain.noise()
         return noise, chain.weights(parameters, noise)
@@ -354,7 +348,7 @@ def _gradients(
     chain: Chain, noise: Noise, gradients: tuple[th.Tensor, ...], parameters: Mapping[str, th.Tensor]
 ) -> dict[str, th.Tensor]:
     """
-    :param gradients: of what ``_noisy_weights`` made
+    :param gradients: of what ``_make_weights`` made
     :return: of the parameters, by name. They are not kept: each function that reads them makes them on the fly
     """
     pull_back = th.func.vjp(lambda given: chain.weights(given, noise), dict(parameters))[1]

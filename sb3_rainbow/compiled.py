@@ -21,13 +21,8 @@ class Compiled:
     def __init__(self, function: Any, dynamic: bool | None = None, **options: Any) -> None:
         self._made_of = function, dynamic, options
         # Of code of its own: torch keeps no more than 8 versions of one, whichever models they are of
-        own = types.FunctionType(
-            function.__code__.replace(),
-            function.__globals__,
-            function.__name__,
-            function.__defaults__,
-            function.__closure__,
-        )
+        surroundings = function.__globals__, function.__name__, function.__defaults__, function.__closure__
+        own = types.FunctionType(function.__code__.replace(), *surroundings)
         self._fast = th.compile(own, dynamic=dynamic, options=options)
 
     def __call__(self, *args: Any) -> Any:

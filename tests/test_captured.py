@@ -84,7 +84,7 @@ def test_weights_and_priorities_are_those_of_ordinary_gradient_steps(observation
     logs = defaultdict(float)
     for step in range(5):
         noise = {
-            id(net): seen["_noisy_weights"][2 * step + which][0]
+            id(net): seen["_make_weights"][2 * step + which][0]
             for which, net in enumerate((other.q_net, other.q_net_target))
         }
 
@@ -337,7 +337,7 @@ def test_noise_of_compiled_steps(device):
     model = make(n_rows=60, policy_kwargs={"net_arch": [256]}, device=device, **OFF | {"noisy": True})
     captured = CapturedSteps(model.policy, Compiled)
     kept = []
-    captured._noisy_weights = lambda *args, weigh=captured._noisy_weights: kept.append(weigh(*args)) or kept[-1]
+    captured._make_weights = lambda *args, weigh=captured._make_weights: kept.append(weigh(*args)) or kept[-1]
     seen = {"q_net": [], "q_net_target": []}
     for _ in range(12):
         parameters = {name: dict(copy.deepcopy(getattr(model, name)).named_parameters()) for name in seen}

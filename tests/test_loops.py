@@ -92,11 +92,12 @@ def test_a_thread_that_asks_for_the_total_meanwhile_leaves_no_old_sum_behind():
     """Compiled code lets other threads run: what one of them reads in the middle of an update must not be kept."""
     tree = SumTree(2_000_000)
     tree.update(np.arange(2_000_000), 1.0)
-    stop = threading.Event()
+    stop, asked = threading.Event(), [tree.total]
 
     def ask():
         while not stop.is_set():
-            _ = tree.total
+            total = tree.total
+            asked[:] = min(asked[0], total), max(asked[-1], total)
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -107,3 +108,4 @@ def test_a_thread_that_asks_for_the_total_meanwhile_leaves_no_old_sum_behind():
     finally:
         stop.set()
         asking.join()
+    assert 2_000_000 <= asked[0] <= asked[-1] <= 4_000_000  # also in the middle of an update
