@@ -161,12 +161,16 @@ def known_observations(space: spaces.Space) -> None:
     parts = {"observation_space": space}
     if isinstance(space, spaces.Dict):
         parts = {f"observation_space[{key!r}]": part for key, part in space.spaces.items()}
+    if not parts:
+        raise ValueError(f"observation_space={space} is empty: put a space into it")
     for name, part in parts.items():
         if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             raise ValueError(
                 f"{name}={part} is not supported: wrap the env so that observations are Box, Discrete, MultiDiscrete "
                 "or MultiBinary, or a Dict of these"
             )
+        if isinstance(part, spaces.Box) and part.shape == ():
+            raise ValueError(f"{name}={part} has no dimension: give the observations the shape (1,)")
         if np.any(getattr(part, "start", 0)):
             raise ValueError(f"{name}={part} must start at 0: shift the observations in a wrapper of the env")
 

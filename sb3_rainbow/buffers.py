@@ -100,10 +100,8 @@ class RainbowReplayBuffer(ReplayBuffer):
             self.sampler = PrioritizedSampler(self.buffer_size * n_envs, alpha)
         self._drawn = np.empty(0, dtype=np.int64)
         self._slots_since_drawn = 0
-
-    # Of slots that were written, in all; a buffer that was pickled without begins to count
-    n_added = 0
-    _is_seam_ahead = False
+        self.n_added = 0  # slots that were written, in all
+        self._is_seam_ahead = False
 
     def add(
         self,
@@ -200,7 +198,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         """
         Set the priorities of transitions. Without prioritized replay this does nothing.
 
-        Transitions of the batch drawn last that have been overwritten since keep the priority they entered with.
+        Where all are of the batch drawn last, those overwritten since keep the priority that the new row entered with.
 
         :param indices: (batch,) ``slot * n_envs + env``, as ``sample`` returned them
         :param priorities: (batch,) finite, above 0, before the exponent alpha
@@ -219,11 +217,19 @@ class RainbowReplayBuffer(ReplayBuffer):
                 f"indices {indices.min()} to {indices.max()} are not all of the {self.size() * self.n_envs} "
                 "transitions stored: use those that sample() returned"
             )
-        if self._slots_since_drawn and np.array_equal(indices, self._drawn):
+        if self._slots_since_drawn and np.isin(indices, self._drawn).all():
             age = (self.pos - 1 - indices // self.n_envs) % self.buffer_size  # slots written after it
             kept = age >= self._slots_since_drawn
             indices, priorities = indices[kept], priorities[kept]
         self.sampler.update(indices, priorities)
+
+    @property
+    def fixed_arguments(self) -> dict[str, Any]:
+        """What its priorities depend on, by the name of the argument; later changes to a model do not reach it."""
+        fixed: dict[str, Any] = {"prioritized_replay": self.prioritized_replay}
+        if isinstance(self.sampler, PrioritizedSampler):
+            fixed["prioritized_replay_alpha"] = self.sampler.alpha
+        return fixed
 
     def truncate_last_trajectory(self) -> None:
         """End all windows at the newest transition: what comes next starts from a reset that no done announced."""
@@ -282,6 +288,10 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     def _checked(self, obs: Any, name: str) -> Observation:
         if isinstance(self.observation_space, spaces.Dict):
+            keys = self.observation_space.spaces.keys()
+            if not (isinstance(obs, dict) and keys <= obs.keys()):
+                given = list(obs) if isinstance(obs, dict) else type(obs).__name__
+                raise ValueError(f"{name}={given} must be a dict with the keys {list(keys)} of the observation space")
             return {
                 key: self._checked_array(obs[key], space, self.obs_shape[key], f"{name}[{key!r}]")  # type: ignore[call-overload]
                 for key, space in self.observation_space.spaces.items()

@@ -151,7 +151,7 @@ class CapturedSteps:
     def still_suits(self, policy: RainbowPolicy) -> bool:
         """
         :param policy: that of the model now
-        :return: whether what ``suits`` accepted has stayed as it was, so far as that is soon looked at
+        :return: whether ``suits`` would accept it still: what of that is cheap enough to be asked before every call
         """
         optimizer = self.policy.optimizer
         options = [optimizer.param_groups[0].get(name) for name in ("weight_decay", "amsgrad", "maximize")]

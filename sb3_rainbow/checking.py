@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import (
@@ -22,7 +23,6 @@ from sb3_rainbow.arguments import (
     whole_number,
 )
 from sb3_rainbow.buffers import RainbowReplayBuffer
-from sb3_rainbow.sampling import PrioritizedSampler
 
 NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
 _OTHER_SWITCHES = ("double_q", "prioritized_replay", "amp", "compile", "overlap", "optimize_memory_usage")
@@ -63,10 +63,7 @@ class CheckingDQN(DQN):
             subclass_of("replay_buffer_class", self.replay_buffer_class, ReplayBuffer, "None for the default")
         for name in (*NETWORK_SWITCHES, *_OTHER_SWITCHES):
             setattr(self, name, switch(name, getattr(self, name)))
-        for name in _FRACTIONS:
-            setattr(self, name, number(name, getattr(self, name), 0, 1))
-        for name, least in _AT_LEAST.items():
-            setattr(self, name, whole_number(name, getattr(self, name), least))
+        self._clean_numbers()
         self.buffer_size = whole_number("buffer_size", self.buffer_size, 1, 10**12)
         self.learning_rate = learning_rate_or_schedule(self.learning_rate)
         self.train_freq = train_frequency(self.train_freq)
@@ -79,6 +76,20 @@ class CheckingDQN(DQN):
         for name, default in zip(_EPSILON, (0.1, *eps), strict=True):
             value = getattr(self, name)
             setattr(self, name, number(name, default if value is None else value, 0, 1))
+        agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
+        self._require_agreement({name: value for name, value in self._buffer_arguments().items() if name in _FIXED})
+        self._fixed = {name: getattr(self, name) for name in _FIXED}
+
+    def _clean_numbers(self) -> None:
+        """
+        Replace those by Python's own that may also be set on a model that is there: ``learn`` asks for them anew.
+
+        :raises ValueError: naming the first that is out of its range
+        """
+        for name in _FRACTIONS:
+            setattr(self, name, number(name, getattr(self, name), 0, 1))
+        for name, least in _AT_LEAST.items():
+            setattr(self, name, whole_number(name, getattr(self, name), least))
         if self.max_grad_norm is None:
             self.max_grad_norm = np.inf
         elif not (isinstance(self.max_grad_norm, float) and self.max_grad_norm == np.inf):
@@ -95,9 +106,10 @@ class CheckingDQN(DQN):
             above=True,
             hint="a transition of priority 0 would never be drawn again",
         )
-        agreement("policy_kwargs", self.policy_kwargs, self._network_switches())
-        self._require_agreement({name: value for name, value in self._buffer_arguments().items() if name in _FIXED})
-        self._fixed = {name: getattr(self, name) for name in _FIXED}
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._clean_numbers()
+        return super()._setup_learn(*args, **kwargs)
 
     def _require_agreement(self, buffer_arguments: dict[str, Any]) -> None:
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
@@ -109,9 +121,7 @@ class CheckingDQN(DQN):
         """
         kept, buffer = {name: self._fixed[name] for name in self._network_switches()}, self.replay_buffer
         if isinstance(buffer, RainbowReplayBuffer):
-            kept["prioritized_replay"] = buffer.prioritized_replay
-            if isinstance(buffer.sampler, PrioritizedSampler):
-                kept["prioritized_replay_alpha"] = buffer.sampler.alpha
+            kept |= buffer.fixed_arguments
         for name, value in kept.items():
             given = getattr(self, name)
             if given not in (value, self._fixed[name]):  # a user's buffer may have had its own value from the start
@@ -174,7 +184,7 @@ class CheckingDQN(DQN):
                 idle.append(f"prioritized_replay={self.prioritized_replay}")
             alpha = self.prioritized_replay_alpha
             is_given = alpha != inspect.signature(RainbowReplayBuffer).parameters["prioritized_replay_alpha"].default
-            if is_given and isinstance(buffer.sampler, PrioritizedSampler) and buffer.sampler.alpha != alpha:
+            if is_given and buffer.fixed_arguments.get("prioritized_replay_alpha", alpha) != alpha:
                 idle.append(f"prioritized_replay_alpha={alpha}")
         else:
             if self.n_steps > 1 and "n_steps" not in constructor_arguments(type(buffer)):

@@ -151,6 +151,8 @@ class AleVecEnv(VecEnv):
 
     def _finish_step(self) -> None:
         """Wait for a step that nobody has waited for, such as one that was interrupted."""
+        if self._ale is None:
+            raise RuntimeError("these games were closed: make new ones")
         if self._is_stepping:
             self._is_stepping = False  # first: an interruption comes when recv has returned
             self._ale.recv()
@@ -210,7 +212,8 @@ class AleVecEnv(VecEnv):
         return statistics
 
     def close(self) -> None:
-        self._finish_step()
+        if self._ale is not None:
+            self._finish_step()
         if self.results_writer is not None:
             self.results_writer.close()
         self._ale = None  # ends its threads, and frees its emulators

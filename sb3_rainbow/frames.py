@@ -267,7 +267,8 @@ def frame_storage_bytes(observation_bytes: int, n_envs: int, n_frames: int) -> i
     :param observation_bytes: of one observation
     :param n_envs: number of envs
     :param n_frames: number of frames in an observation
-    :return: bytes that ``FrameStorage`` needs at most for a transition: a frame, and what finds it
+    :return: bytes that ``FrameStorage`` needs for a transition: a frame, and what finds it. One that does not follow
+        from the one before needs up to ``2 * n_frames`` frames
     """
     return observation_bytes // n_frames + 2 * n_frames * _age_type(n_envs, n_frames).itemsize + 8
 

@@ -122,16 +122,18 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
 def has_modes(module: nn.Module) -> bool:
     """
     :param module: any
-    :return: whether one of torch's layers in it is another in evaluation mode than in training mode
+    :return: whether a layer in it may be another in evaluation mode than in training mode, as those are of which it is
+        known, and a user's, which may ask for ``self.training``
     """
-    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    return any(isinstance(layer, kinds) for layer in module.modules())
+    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
+    known = ("torch.", "stable_baselines3.", "sb3_rainbow.")
+    return any(isinstance(layer, kinds) or not type(layer).__module__.startswith(known) for layer in module.modules())
 
 
 def has_hooks(module: nn.Module) -> bool:
     """
     :param module: any
-    :return: whether somebody is to be told of its passes
+    :return: whether hooks of its forward or backward passes are registered
     """
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -240,8 +241,6 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
         if isinstance(saved, RainbowReplayBuffer):
             self._take_back(saved)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss
         self._has_modes = has_modes(self.q_net)  # which take as long to change as a few layers
         self._training_log = TrainingLog()
@@ -489,6 +488,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         is_env_reset = reset_num_timesteps or self._last_obs is None
         if is_env_reset and isinstance(self.replay_buffer, RainbowReplayBuffer):
             self.replay_buffer.truncate_last_trajectory()
+        if self.device.type == "cpu" and not isinstance(self.q_net.features_extractor, FlattenExtractor):
+            keep_freed_memory()  # for what convolutions put out
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:

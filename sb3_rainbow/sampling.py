@@ -82,8 +82,7 @@ class PrioritizedSampler:
         self.alpha = alpha
         self.tree = SumTree(capacity)
         self.max_priority = 1.0
-
-    n_updates = 0  # so often priorities were set; one that was pickled without begins to count
+        self.n_updates = 0  # how often priorities were set
 
     def add(self, ids: np.ndarray) -> None:
         self.tree.update(ids, self.max_priority**self.alpha)

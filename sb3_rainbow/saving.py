@@ -14,7 +14,6 @@ from sb3_rainbow.arguments import known_device
 from sb3_rainbow.buffers import RainbowReplayBuffer
 from sb3_rainbow.checking import NETWORK_SWITCHES
 from sb3_rainbow.files import Path, check_saved_model, written_beside
-from sb3_rainbow.sampling import PrioritizedSampler
 
 SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
 
@@ -180,17 +179,12 @@ class SavingDQN(DQN):
         :param loaded: to take the place of the model's replay buffer
         :return: what the priorities of both depend on, by name
         """
-        pairs: dict[str, tuple[Any, Any]] = {}
-        if isinstance(loaded, RainbowReplayBuffer):
-            own = self.replay_buffer
-            is_prioritized, alpha = self.prioritized_replay, self.prioritized_replay_alpha
-            if isinstance(own, RainbowReplayBuffer):  # a user's class may not leave it to the model
-                is_prioritized = own.prioritized_replay
-                alpha = own.sampler.alpha if isinstance(own.sampler, PrioritizedSampler) else alpha
-            pairs["prioritized_replay"] = (loaded.prioritized_replay, is_prioritized)
-            if isinstance(loaded.sampler, PrioritizedSampler):
-                pairs["prioritized_replay_alpha"] = (loaded.sampler.alpha, alpha)
-        return pairs
+        if not isinstance(loaded, RainbowReplayBuffer):
+            return {}
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("prioritized_replay", "prioritized_replay_alpha")}
+        if isinstance(self.replay_buffer, RainbowReplayBuffer):  # a user's class may not leave it to the model
+            own |= self.replay_buffer.fixed_arguments
+        return {name: (value, own[name]) for name, value in loaded.fixed_arguments.items()}
 
     def _take_back(self, saved: RainbowReplayBuffer) -> None:
         """

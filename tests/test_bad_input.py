@@ -234,6 +234,27 @@ def test_what_is_set_too_late_is_not_ignored(name, value):
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_grad_norm", 0),
+        ("prioritized_replay_beta0", 7),
+        ("prioritized_replay_beta_fraction", 0),
+        ("prioritized_replay_eps", 0),
+        ("batch_size", 0),
+        ("tau", 1.5),
+    ],
+)
+def test_a_number_that_is_set_later_is_in_its_range(name, value):
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", learning_starts=10, batch_size=4, policy_kwargs={"net_arch": [8]})
+    model.learn(20)
+    model.max_grad_norm = None  # as for the constructor: no clipping
+    model.learn(20, reset_num_timesteps=False)
+    setattr(model, name, value)
+    with pytest.raises(ValueError, match=f"^{name}={value} must be"):
+        model.learn(20, reset_num_timesteps=False)
+
+
 def test_what_is_set_later_and_changes_nothing_or_is_followed():
     arguments = {"learning_starts": 10, "batch_size": 4, "policy_kwargs": {"net_arch": [8]}}
     theirs = {"replay_buffer_class": ReplayBuffer, "n_steps": 1, "prioritized_replay": False}
@@ -422,6 +443,9 @@ def test_a_buffer_for_dicts_needs_dicts():
             spaces.Dict(a=spaces.Discrete(4, start=2)),
             r"observation_space\['a'\]=Discrete\(4, start=2\) must start at 0",
         ),
+        (spaces.Dict(), r"observation_space=Dict\(\) is empty"),
+        (spaces.Box(0, 1, ()), r"observation_space=Box\(0.0, 1.0, \(\), float32\) has no dimension"),
+        (spaces.Dict(a=spaces.Box(0, 1, ())), r"observation_space\['a'\]=Box.* has no dimension"),
         (spaces.Text(3), r"observation_space=Text.* is not supported"),
         (spaces.Tuple([spaces.Discrete(2)]), r"observation_space=Tuple.* is not supported"),
         (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), r"observation_space\['a'\]=Dict.* is not supported"),

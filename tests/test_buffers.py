@@ -353,6 +353,24 @@ def test_all_rows_overwritten_since():
     assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0] * 4
 
 
+def test_a_part_of_the_batch_may_be_updated_on_its_own():
+    buffer = make(4, prioritized_replay_alpha=1.0)
+    fill(buffer, [0] * 4)
+    drawn = np.unique(buffer.sample(64).indices)
+    fill(buffer, [0, 0])  # slots 0 and 1
+    for part in (drawn[:2], drawn[1:3]):
+        buffer.update_priorities(part, np.full(2, 0.25))
+    assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0, 1.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize("obs", [{"a": np.zeros((1, 3))}, np.zeros((1, 3))], ids=["a key is missing", "it is no dict"])
+def test_an_observation_that_lacks_a_key_is_named(obs):
+    space = spaces.Dict(a=spaces.Box(-1, 1, (3,)), b=spaces.Discrete(2))
+    whole = {"a": np.zeros((1, 3)), "b": np.zeros(1)}
+    with pytest.raises(ValueError, match=r"observation=.* must be a dict with the keys \['a', 'b'\]"):
+        make(space=space).add(obs, whole, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int16, ">i8"])
 def test_indices_of_any_integer_type_are_understood(dtype):
     buffer = make(200, prioritized_replay_alpha=1.0)
@@ -523,6 +541,19 @@ def test_the_largest_buffer_that_fits_is_named_with_all_that_a_transition_takes(
         make(1_000_000, space=space).add(*add)
     for fitting in (328_587, 331_000):
         make(fitting, space=space).add(*add)  # does not warn
+
+
+def test_memory_is_looked_at_again_when_twice_as_much_is_stored(monkeypatch):
+    memory = SimpleNamespace(available=10**11)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    rows = np.zeros((1, 50), np.float32)
+    add = (rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    buffer = make(10_000, space=spaces.Box(-1, 1, (50,), np.float32), frame_stack=None)
+    for _ in range(10):
+        buffer.add(*add)
+    memory.available = 10**5
+    with pytest.warns(UserWarning, match="will need"):
+        buffer.extend(*([array] * 30 for array in add))
 
 
 def test_a_loaded_buffer_is_compared_with_the_memory_that_is_free_then(monkeypatch):

@@ -354,6 +354,9 @@ def test_a_closed_env_keeps_no_threads():
     env.close()
     assert psutil.Process().num_threads() <= before - 2
     env.close()  # twice is no error
+    for use in (env.reset, lambda: env.step(np.zeros(2, int))):
+        with pytest.raises(RuntimeError, match="were closed: make new ones"):
+            use()
 
 
 @pytest.mark.parametrize("actions", [[6, 0], [-1, 0], [10**9, 0], [1.5, 0.0], [0], [0, 0, 0], [[0, 0]], 0])

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch as th
 from envs import Corridor
+from gymnasium import spaces
 from models import OFF, make
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
 from sb3_rainbow import RainbowDQN
+from sb3_rainbow.networks import has_modes
 from sb3_rainbow.noisy import noisy_layers
 
 
@@ -171,6 +173,32 @@ def test_batch_normalization_counts_observations_alone(compile):
     assert norms[0].running_mean.abs().max() > 0
     for name in ("running_mean", "running_var"):
         th.testing.assert_close(getattr(norms[0], name), getattr(norms[1], name), rtol=1e-6, atol=1e-7)
+
+
+class Functional(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 2)
+
+    def forward(self, observations):
+        return nn.functional.dropout(observations, 0.5, self.training)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.BatchNorm2d(3), True),
+        (nn.Dropout2d(), True),
+        (nn.RReLU(), True),
+        (nn.LSTM(4, 4, 2, dropout=0.5), True),
+        (nn.MultiheadAttention(4, 2, dropout=0.5), True),
+        (Functional(spaces.Box(0, 1, (2,))), True),
+        (nn.Sequential(nn.Conv2d(4, 4, 2), nn.ReLU(), nn.LayerNorm(3)), False),
+        (NatureCNN(spaces.Box(0, 255, (4, 84, 84), np.uint8)), False),
+        (make().q_net, False),
+    ],
+)
+def test_what_may_be_another_in_evaluation_mode(layer, expected):
+    assert has_modes(nn.Sequential(nn.Flatten(), layer)) == expected
 
 
 @pytest.mark.parametrize("distributional", [True, False])

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch as th
+from models import make
+from stable_baselines3.common.envs import FakeImageEnv
 
 from sb3_rainbow.memory import ReusedArrays
 
@@ -46,6 +48,19 @@ def page_faults(call="keep_freed_memory()", **environment):
 def test_freed_memory_is_mapped_once():
     assert page_faults() < 100
     assert page_faults(call="") > 10_000
+
+
+@pytest.mark.parametrize(
+    ("policy", "env", "expected"),
+    [("CnnPolicy", FakeImageEnv(screen_height=40, screen_width=40), True), ("MlpPolicy", "CartPole-v1", False)],
+)
+def test_only_training_with_convolutions_changes_what_malloc_does(policy, env, expected, monkeypatch):
+    calls = []
+    monkeypatch.setattr("sb3_rainbow.rainbow.keep_freed_memory", lambda: calls.append(True))
+    model = make(env, policy, learning_starts=5)
+    assert not calls
+    model.learn(10)
+    assert bool(calls) == expected
 
 
 @needs_glibc

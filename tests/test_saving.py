@@ -87,6 +87,8 @@ def test_play_only_is_small_and_plays(model, tmp_path):
     with zipfile.ZipFile(tmp_path / "play.zip") as archive:
         assert "policy.optimizer.pth" not in archive.namelist()
     loaded = RainbowDQN.load(tmp_path / "play")
+    assert model._last_obs is not None
+    assert loaded._last_obs is None
     obs = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
     assert set(loaded.get_parameters()) == {"policy", "policy.optimizer"}

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from models import OFF, make
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -13,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.noisy import noisy_layers
-from sb3_rainbow.watch import SupportWatch, observed_returns
+from sb3_rainbow.watch import SupportWatch, observed_returns, require_finite
 
 
 @pytest.mark.parametrize("distributional", [True, False])
@@ -87,6 +88,33 @@ def test_a_support_that_cuts_returns_off_is_warned_of_once():
     with pytest.warns(UserWarning, match=expected) as caught:
         model.learn(1700)
     assert ["support_edge" in str(warning.message) for warning in caught].count(True) == 1
+
+
+def test_a_distribution_is_judged_by_its_latest_gradient_steps():
+    """0.05 over 5,000 of them is no more than 51 atoms bear (0.088), 0.2 over the 500 after that is."""
+    buffer = ReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    buffer.add(obs, obs, np.array([0]), np.array([20.0]), np.array([True]), [{}])
+    watch = SupportWatch(-10, 10, 51)
+    with warnings.catch_warnings(action="error"):
+        watch.add(0.05, 5000, buffer, gamma=0.9)
+    with pytest.warns(UserWarning, match=r"support_edge is 0\.20"):
+        watch.add(0.2, 500, buffer, gamma=0.9)
+
+
+def test_returns_of_long_ago_do_not_count():
+    buffer = ReplayBuffer(20_000, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    buffer.dones[:12_000], buffer.rewards[:12_000], buffer.pos = 1, 1, 12_000
+    buffer.rewards[1_999] = 50  # the last row before the newest 10,000
+    assert observed_returns(buffer, gamma=0.9) == (1.0, 1.0)
+    buffer.rewards[2_000] = 50
+    assert observed_returns(buffer, gamma=0.9) == (1.0, 50.0)
+
+
+def test_a_sum_that_overflows_is_not_taken_for_a_number_that_does():
+    require_finite(1, rewards=th.full((4,), 2e38))
+    with pytest.raises(ValueError, match="rewards=inf is not finite, at env step 1"):
+        require_finite(1, rewards=th.tensor([2e38, 2e38, float("inf")]))
 
 
 @pytest.mark.parametrize(
