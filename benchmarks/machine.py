@@ -68,19 +68,18 @@ def run_side_by_side(commands: list[list[str]], jobs: int) -> None:
     :param commands: of processes
     :param jobs: so many run at a time
     :raises ValueError: when no process may run
-    :raises subprocess.CalledProcessError: when one has failed, after all have ended
+    :raises SystemExit: when some have failed, after all have ended; they have said why
     """
     jobs = whole_number("jobs", jobs, 1)
     children = []
     is_stopped = Event()
 
-    def run(command: list[str]) -> None:
+    def run(command: list[str]) -> int:
         with subprocess.Popen(command) as child:
             children.append(child)
             if is_stopped.is_set():  # begun while others were stopped
                 child.terminate()
-            if child.wait():
-                raise subprocess.CalledProcessError(child.returncode, command)
+            return child.wait()
 
     def stop(number: int, _: Any) -> None:  # or the processes would go on, and the next ones begin
         is_stopped.set()
@@ -93,8 +92,9 @@ def run_side_by_side(commands: list[list[str]], jobs: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
         started = [pool.submit(run, command) for command in commands]
-    for each in started:
-        each.result()
+    failed = [" ".join(command) for command, each in zip(commands, started, strict=True) if each.result()]
+    if failed:
+        sys.exit("\n".join(["these have failed:", *failed]))
 
 
 def measure_in_turn(

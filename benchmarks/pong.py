@@ -9,22 +9,28 @@ How soon DQN, each of Rainbow's extensions alone, and all of them together solve
 
 A run ends when the mean of its last 100 training games reaches 18, or after ``--steps`` env steps. It writes one row
 per game to ``VARIANT_SEED.csv`` in ``--results``. It may be stopped at any time: the same command goes on from the last
-checkpoint beside it, of which there is one every 50,000 env steps and one at the end. It begins new games there, so
-that it is another run from then on, and minutes go on from the last game before. What has ended is not made again,
-and results without checkpoints, such as the shipped ones, are not written over. The table says when each variant first
-had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside that of M. Lapan's book (``pong_variants.md``); with it
-``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too. The variant ``n_step`` is all of
-2-, 3- and 4-step. ``--evaluate`` plays 20 games with what each run knew after every 10,000 env steps, up to the first
-mean of 18. The setting is the shipped entry's, which was tuned for Rainbow. ``--change`` changes arguments of it or of
-its ``policy_kwargs``, ``n_envs``, Adam's ``eps``, ``layer_norm`` and ``input_norm`` of the convolutions, or
-``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy, for all, and has folders of its own for
-results and checkpoints, as has another ``--device``, where learning is overlapped with playing.
+checkpoint beside it, of which there is one every 50,000 env steps and one at the end. It begins new games there, with
+other random numbers, so that it is another run from then on, and minutes go on from the last game before. What has
+ended is not made again, and results without checkpoints, such as the shipped ones, are not written over. The table says
+when each variant first had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, beside that of M. Lapan's book
+(``pong_variants.md``); with it ``variants.png`` is drawn there. Both show the runs of the folders of ``--beside`` too.
+The variant ``n_step`` is all of 2-, 3- and 4-step. ``--evaluate`` plays 20 games with what each run knew after every
+10,000 env steps, up to the first mean of 18. The setting is the shipped entry's, which was tuned for Rainbow.
+``--change`` changes arguments of it or of its ``policy_kwargs``, ``n_envs``, Adam's ``eps``, ``layer_norm`` and
+``input_norm`` of the convolutions, or ``epsilon_steps``, the env steps in which epsilon falls where nothing is noisy,
+for all, and has folders of its own for results and checkpoints, as has another ``--device``, where learning is
+overlapped with playing.
 """
 
 import argparse
 import ast
+import fcntl
+import inspect
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +80,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where the device has
         it. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
         won by 20 points 3.6 of them
-    :raises ValueError: when there are no steps, or no whole gradient steps for each step of so many envs
+    :raises ValueError: when there are no steps, no whole gradient steps for each step of so many envs, or no such
+        arguments
     """
     steps = whole_number("steps", steps, 1)
     entry = yaml.safe_load(ENTRIES.read_text())["PongNoFrameskip-v4"]
@@ -99,6 +106,11 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     kwargs["features_extractor_kwargs"].setdefault("input_norm", False)
     for arguments in (kwargs["optimizer_kwargs"], kwargs["features_extractor_kwargs"], kwargs):
         arguments |= {name: changes.pop(name) for name in arguments.keys() & changes.keys()}
+    unknown = changes.keys() - {"n_envs"} - inspect.signature(RainbowDQN).parameters.keys()
+    if unknown:
+        raise ValueError(
+            f"change={sorted(unknown)} are no arguments of RainbowDQN or of the entry's policy_kwargs: leave them out"
+        )
     device_type = th.device(device).type
     speed = {"amp": has_bfloat16(device_type), "compile": True, "overlap": device_type != "cpu"}
     return entry | switches | speed | changes | {"device": device}
@@ -179,6 +191,28 @@ def is_solved(rows: list[dict[str, Any]]) -> bool:
     return len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]
 
 
+@contextmanager
+def made_by_one(checkpoint: Path) -> Iterator[None]:
+    """
+    Keep other processes from this run: one goes on, and writes, when the benchmark that began it was killed.
+
+    :param checkpoint: folder
+    :raises ValueError: when another process makes it
+    """
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    folder = os.open(checkpoint, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"results={checkpoint} is being made by another process: wait for it, or stop it"
+            ) from error
+        yield
+    finally:
+        os.close(folder)
+
+
 def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpoint: Path) -> None:
     """
     :param seed: of everything
@@ -200,6 +234,7 @@ def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpo
         schedules = {name: arguments[name] for name in SCHEDULES}
         model = RainbowDQN.load(checkpoint / f"model_{last}", env, device=arguments["device"], **schedules)
         model.load_replay_buffer(checkpoint / f"replay_buffer_{last}")
+        model.set_random_seed(seed + last)  # or what was drawn from the start on would be drawn once more
         rows = [row for row in read(table) if row["env_steps"] <= model.num_timesteps]
     else:
         model = RainbowDQN("CnnPolicy", env, seed=seed, **arguments)
@@ -307,7 +342,8 @@ def main() -> None:
     if args.child:
         run = f"{variants[0]}_{args.seeds[0]}"
         arguments = setting(variants[0], args.steps, changes, args.device)
-        train(args.seeds[0], args.steps, arguments, results / f"{run}.csv", checkpoints / run)
+        with made_by_one(checkpoints / run):
+            train(args.seeds[0], args.steps, arguments, results / f"{run}.csv", checkpoints / run)
         return
     if args.evaluate:
         for variant in variants:
@@ -317,6 +353,8 @@ def main() -> None:
         return
     if not args.table:
         check_device(args.device)
+        for variant in variants:  # before any is begun
+            setting(variant, args.steps, changes, args.device)
         command = [sys.executable, __file__, "--child", "--steps", str(args.steps)]
         command += ["--results", str(args.results), "--device", args.device]
         command += ["--change", *args.change] if args.change else []
@@ -328,7 +366,10 @@ def main() -> None:
         run_side_by_side(runs, args.jobs)
     for each in (results, *args.beside):
         if not any(each.glob("*_*.csv")):
-            raise ValueError(f"results={each} has no games: make a run with it first, or write another folder")
+            raise ValueError(
+                f"results={each} has no games: make a run with it first, with --steps enough for one to end (some "
+                "8,000), or write another folder"
+            )
     print_table([results, *args.beside], SWITCHES)
     draw_curves([results, *args.beside], SWITCHES)
 

@@ -1,5 +1,6 @@
 """benchmarks/pong.py, from which the numbers of the study come: stopped, gone on with, and ended."""
 
+import fcntl
 import importlib
 import os
 import signal
@@ -117,6 +118,45 @@ def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
     with pytest.raises(ValueError, match="--results"):
         train(pong, tmp_path, 8_400)
     assert table.read_text() == before
+
+
+def test_a_run_that_is_gone_on_with_plays_other_games(pong, tmp_path):
+    """All actions are random: with the same random numbers games would end as many steps after the checkpoint again."""
+    changes = {"learning_starts": 100_000, "compile": False, "amp": False}
+    for steps in (10_000, 20_000):
+        arguments = pong.setting("dqn", steps, changes, "cpu")
+        pong.train(0, steps, arguments, tmp_path / "dqn_0.csv", tmp_path / "checkpoint")
+    ends = [row["env_steps"] for row in pong.read(tmp_path / "dqn_0.csv")]
+    first, later = ends[:3], [end - 10_000 for end in ends if end > 10_000][:3]
+    assert len(later) == 3
+    assert first != later
+
+
+def test_two_processes_do_not_make_the_same_run(tmp_path):
+    """As when the benchmark was killed, and the run it had begun was not."""
+    command = [sys.executable, BENCHMARKS / "pong.py", "--variants", "dqn", "--results", tmp_path, "--steps", "16"]
+    command += ["--change", "learning_starts=100000"]
+    folder = tmp_path / "learning_starts_100000" / "checkpoints" / "dqn_0"
+    folder.mkdir(parents=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    os.close(descriptor)
+    assert second.returncode == 1
+    assert f"results={folder} is being made by another process: wait for it, or stop it" in second.stderr
+    assert second.stderr.splitlines()[-2] == "these have failed:"
+    assert not list(folder.iterdir())
+    third = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "has no games: make a run with it first, with --steps enough for one to end" in third.stderr
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_nothing_is_begun_with_arguments_that_are_not_known(pong, tmp_path, monkeypatch):
+    arguments = ["pong.py", "--results", str(tmp_path), "--change", "gama=0.9", "sigma_init=0.5"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(ValueError, match=r"change=\['gama'\] are no arguments"):
+        pong.main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_arguments_are_named(pong, tmp_path, monkeypatch):
