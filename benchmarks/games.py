@@ -22,7 +22,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch as th
 import yaml
-from machine import check_device, run_side_by_side
+from machine import check_device
+from processes import run_side_by_side
 from stable_baselines3 import DQN
 from training_curve import read_curve
 

@@ -30,7 +30,8 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from machine import measure_in_turn, write_table
+from machine import write_table
+from processes import measure_in_turn
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from torch import nn

@@ -24,21 +24,18 @@ overlapped with playing.
 
 import argparse
 import ast
-import fcntl
 import inspect
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
 import yaml
-from machine import check_device, run_side_by_side
+from machine import check_device
 from pong_results import FIELDS, GOALS, draw_curves, print_table, read, write
+from processes import made_by_one, run_side_by_side
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
@@ -189,28 +186,6 @@ def last_steps(checkpoint: Path) -> int | None:
 
 def is_solved(rows: list[dict[str, Any]]) -> bool:
     return len(rows) >= 100 and rows[-1]["mean_of_100"] >= GOALS[-1]
-
-
-@contextmanager
-def made_by_one(checkpoint: Path) -> Iterator[None]:
-    """
-    Keep other processes from this run: one goes on, and writes, when the benchmark that began it was killed.
-
-    :param checkpoint: folder
-    :raises ValueError: when another process makes it
-    """
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    folder = os.open(checkpoint, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"results={checkpoint} is being made by another process: wait for it, or stop it"
-            ) from error
-        yield
-    finally:
-        os.close(folder)
 
 
 def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpoint: Path) -> None:

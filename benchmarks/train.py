@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch as th
 from learner import OFF, PlainRainbow
-from machine import measure_in_turn, write_table
+from machine import write_table
+from processes import measure_in_turn
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.atari_wrappers import AtariStepReturn, AtariWrapper

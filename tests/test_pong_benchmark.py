@@ -208,7 +208,7 @@ def test_a_stopped_benchmark_stops_its_runs(number, tmp_path):
     """Three runs, two at a time: neither do these go on, nor does the third begin."""
     run = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(120)"
     commands = [[sys.executable, "-c", run, str(tmp_path / str(index))] for index in range(3)]
-    benchmark = f"from machine import run_side_by_side; run_side_by_side({commands}, 2)"
+    benchmark = f"from processes import run_side_by_side; run_side_by_side({commands}, 2)"
     with subprocess.Popen([sys.executable, "-c", benchmark], cwd=BENCHMARKS) as process:
         files = [tmp_path / "0", tmp_path / "1"]
         while not all(file.exists() and file.read_text() for file in files):
