@@ -33,7 +33,8 @@ def pong_compare(monkeypatch):
 
 
 def train(pong, folder, steps):
-    changes = {"batch_size": 8, "gradient_steps": 1, "compile": False, "amp": False, "epsilon_steps": 4_000}
+    changes = {"batch_size": 8, "gradient_steps": 1, "train_freq": 10, "compile": False, "amp": False}
+    changes["epsilon_steps"] = 4_000
     changes["learning_starts"] = min(steps // 2, 5_000)
     arguments = pong.setting("dqn", max(steps, 1), changes, "cpu")
     pong.train(0, steps, arguments, folder / "dqn_0.csv", folder / "checkpoint")

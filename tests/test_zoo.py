@@ -97,7 +97,9 @@ def test_entries():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("env", [*ENTRIES.keys() - {"default", "atari"}, "BreakoutNoFrameskip-v4", "CliffWalking-v1"])
+@pytest.mark.parametrize(
+    "env", [*sorted(ENTRIES.keys() - {"default", "atari"}), "BreakoutNoFrameskip-v4", "CliffWalking-v1"]
+)
 def test_every_entry_makes_a_model_and_trains(env):
     """Just beyond its warm-up."""
     kwargs = {"n_timesteps": 60, "log_interval": -2, "eval_freq": -1, "verbose": 0, "device": "cpu"}
@@ -284,10 +286,16 @@ def test_scripts_that_start_others_start_them_with_rainbow(command, becomes):
 
 
 @pytest.mark.parametrize("arguments", [[], ["no_such_script"], ["--algo"], ["os.path"], ["utils"], ["plots"]])
-def test_a_script_that_rl_zoo3_does_not_have(arguments):
-    result = run("-m", "sb3_rainbow", *arguments)
+def test_a_script_that_rl_zoo3_does_not_have(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sb3_rainbow", *arguments])
+    with pytest.raises(SystemExit, match=r"SCRIPT|no script"):  # Python prints it, and ends with 1
+        main()
+
+
+def test_a_wrong_script_is_named_without_a_traceback():
+    result = run("-m", "sb3_rainbow", "no_such_script")
     assert result.returncode == 1
-    assert "SCRIPT" in result.stderr or "no script" in result.stderr
+    assert result.stderr.startswith("rl_zoo3 has no script 'no_such_script'")
     assert "Traceback" not in result.stderr
 
 
