@@ -1,5 +1,7 @@
 """
-Train Rainbow on Pong from Python, with SB3's own tools around it, and watch it play a game.
+Train Rainbow on Pong from Python, with SB3's own tools around it, and evaluate it in five games.
+
+Needs ``pip install -e ".[atari,zoo]"``, the second for the progress bar.
 
     python examples/pong.py --steps 300000
 """
@@ -47,7 +49,7 @@ def main() -> None:
             "v_min": -3,
             "v_max": 3,
             "sigma_init": 0.1,
-            "optimizer_kwargs": {"eps": 1e-5},
+            "optimizer_kwargs": {"eps": 1e-5, "fused": True},
         },
         verbose=1,
         seed=args.seed,
