@@ -149,10 +149,9 @@ class RainbowReplayBuffer(ReplayBuffer):
             self._warn_if_it_will_not_fit(self.storage.full_bytes + self.sampler.full_bytes)
         self._slots_since_drawn += 1
         self.n_added += 1
-        self.pos += 1
-        if self.pos == self.buffer_size:
-            self.full = True
-            self.pos = 0
+        # An interruption may come between any two lines, and must not leave a position beyond the ring
+        self.full = self.full or self.pos + 1 == self.buffer_size
+        self.pos = (self.pos + 1) % self.buffer_size
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> RainbowSamples:  # type: ignore[override]
         """

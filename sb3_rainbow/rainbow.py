@@ -486,8 +486,10 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         is_env_reset = reset_num_timesteps or self._last_obs is None
-        if is_env_reset and isinstance(self.replay_buffer, RainbowReplayBuffer):
-            self.replay_buffer.truncate_last_trajectory()
+        if is_env_reset:
+            self._last_obs = None  # or training would go on from it after a reset that was interrupted
+            if isinstance(self.replay_buffer, RainbowReplayBuffer):
+                self.replay_buffer.truncate_last_trajectory()
         if self.device.type == "cpu" and not isinstance(self.q_net.features_extractor, FlattenExtractor):
             keep_freed_memory()  # for what convolutions put out
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)

@@ -193,6 +193,7 @@ class SavingDQN(DQN):
         """
         remedy = f"leave that argument out, or {_BEGIN_A_NEW_ONE}"
         _require_equal("the replay buffer that was saved with the model", self._priorities(saved), remedy)
+        saved.device = self.device
         self.replay_buffer = saved
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:

@@ -140,22 +140,28 @@ def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | Non
     size = buffer.size()
     rows = np.arange(buffer.pos - min(size, _JUDGED_ROWS), buffer.pos) % buffer.buffer_size
     rewards = buffer._normalize_reward(buffer.rewards[rows], env)
-    dones, timeouts = buffer.dones[rows] > 0, buffer.timeouts[rows] > 0
-    low, high = discounted_range(rewards, dones | timeouts, gamma)
-    goes_on = timeouts | ~dones  # the reward of a terminal step comes once in an episode, however long that gets
+    dones, stops = buffer.dones[rows] > 0, buffer.timeouts[rows] > 0
+    low, high = discounted_range(rewards, dones | stops, gamma)
+    goes_on = stops | ~dones  # the reward of a terminal step comes once in an episode, however long that gets
+    timeouts, seams = dones & stops, stops & ~dones  # at a seam learn() or a callback stopped: no limit of the env
     # Episodes are short before the agent has learned, unless all of them have to end after so many steps
-    if gamma < 1 and goes_on.any() and (timeouts.any() or not _have_one_length(dones)):
+    if gamma < 1 and goes_on.any() and (timeouts.any() or not _have_one_length(dones, seams)):
         for_ever = float(rewards[goes_on].mean()) / (1 - gamma)
         low, high = min(low, for_ever), max(high, for_ever)
     return low, high
 
 
-def _have_one_length(dones: np.ndarray) -> bool:
+def _have_one_length(dones: np.ndarray, seams: np.ndarray) -> bool:
     """
     :param dones: (rows, n_envs) in the order of time
+    :param seams: (rows, n_envs) after which another episode goes on
     :return: whether all whole episodes, of which there are some, are equally long
     """
-    lengths = np.concatenate([np.diff(np.flatnonzero(column)) for column in dones.T])
+    lengths = np.zeros(0, dtype=int)
+    for done, seam in zip(dones.T, seams.T, strict=True):
+        ends = np.flatnonzero(done | seam)
+        is_whole = done[ends[1:]] & done[ends[:-1]]
+        lengths = np.append(lengths, np.diff(ends)[is_whole])
     return len(lengths) > 0 and bool((lengths == lengths[0]).all())
 
 

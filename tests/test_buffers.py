@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -46,6 +47,34 @@ def equal(ours, theirs):
     if isinstance(theirs, dict):
         return set(ours) == set(theirs) and all(equal(ours[key], theirs[key]) for key in theirs)
     return ours.dtype == theirs.dtype and th.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("n_before", [2, 3])  # rows of four: the ring goes round after the fourth
+def test_a_buffer_goes_on_after_an_interruption_at_any_line_of_add(n_before):
+    code = RainbowReplayBuffer.add.__code__
+    lines = sorted({line for _, _, line in code.co_lines() if line and line > code.co_firstlineno})
+    n_interrupted = 0
+    for interrupted in lines:
+        buffer = make(4)
+        fill(buffer, [1.0] * n_before)
+
+        def trace(frame, event, _, interrupted=interrupted):
+            if event == "line" and frame.f_lineno == interrupted:
+                raise KeyboardInterrupt
+            return trace if frame.f_code is code else None
+
+        before = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            fill(buffer, [2.0])
+        except KeyboardInterrupt:
+            n_interrupted += 1
+        finally:
+            sys.settrace(before)
+        assert n_before <= buffer.size() <= n_before + 1
+        fill(buffer, [3.0, 4.0])
+        assert buffer.rewards[[buffer.pos - 2, buffer.pos - 1]].ravel().tolist() == [3, 4]
+    assert n_interrupted > 15
 
 
 # Equal to SB3's buffers, for the same random draws

@@ -307,6 +307,14 @@ def test_a_replay_buffer_in_the_models_file_that_does_not_fit(model, tmp_path, k
     np.testing.assert_array_equal(*same)
 
 
+def test_a_buffer_in_the_models_file_comes_to_the_models_device(model, tmp_path):
+    model.replay_buffer.device = th.device("cuda")  # as where it was trained
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    loaded = RainbowDQN.load(tmp_path / "model", model.env, device="cpu")
+    assert loaded.replay_buffer.device == th.device("cpu")
+    loaded.learn(60, reset_num_timesteps=False)
+
+
 def test_a_model_with_its_buffer_plays_with_another_number_of_envs_but_does_not_train(model, tmp_path):
     model.save(tmp_path / "model", include=["replay_buffer"])
     env = make_vec_env("CartPole-v1", 1)

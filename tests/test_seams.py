@@ -1,5 +1,7 @@
 """No n-step window runs across a reset that no env reported."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from envs import Corridor
@@ -88,6 +90,21 @@ def test_the_env_is_reset_after_an_error_as_nobody_knows_where_it_stands():
     sample = model.replay_buffer._get_samples(np.arange(model.replay_buffer.pos))
     assert sample.observations.tolist() == [[1, 0], [1, 1], [1, 2], *([2, step] for step in range(6))]
     assert sample.next_observations[:3].tolist() == [[1, 3]] * 3
+
+
+@ends_early
+def test_the_env_is_reset_after_a_reset_that_was_interrupted():
+    """The first of two envs has begun its second episode then, the other has not."""
+    model = make(corridors(2, length=100), n_steps=1, train_freq=1).learn(6)
+    second = model.get_env().envs[1].unwrapped
+    second.reset = Mock(side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(6)
+    del second.reset
+    model.learn(6, reset_num_timesteps=False)
+    sample = model.replay_buffer._get_samples(np.arange(2 * model.replay_buffer.pos))
+    assert (sample.next_observations - sample.observations).tolist() == [[0, 1]] * 12
+    assert sample.observations[::2].tolist() == [[1, 0], [1, 1], [1, 2], [3, 0], [3, 1], [3, 2]]
 
 
 @ends_early

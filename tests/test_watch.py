@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_rainbow import RainbowDQN
+from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
 from sb3_rainbow.noisy import noisy_layers
 from sb3_rainbow.watch import SupportWatch, observed_returns, require_finite
 
@@ -180,6 +180,20 @@ def test_episodes_that_all_end_after_as_many_steps_do_not_go_on_for_ever():
         buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([step % 4 == 3]), [{}])
     assert observed_returns(buffer, gamma=0.5) == (1.0, 1.875)
     buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([True]), [{}])  # after two steps
+    assert observed_returns(buffer, gamma=0.5) == (1.0, 2.0)
+
+
+def test_a_seam_is_no_limit_of_the_env():
+    """Episodes of three steps, one of which learn() left after two and one of which it began in its second."""
+    buffer = RainbowReplayBuffer(100, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    for step, is_last in enumerate("001001" + "00" + "01" + "001"):
+        if step in (8, 10):
+            buffer.truncate_last_trajectory()
+        buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([is_last == "1"]), [{}])
+    assert buffer.timeouts.sum() == 1  # there is nothing to cut after a step that ends its episode
+    assert observed_returns(buffer, gamma=0.5) == (1.0, 1.75)
+    buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([True]), [{}])  # a whole one of one step
     assert observed_returns(buffer, gamma=0.5) == (1.0, 2.0)
 
 
