@@ -73,17 +73,19 @@ def made_by_one(checkpoint: Path) -> Iterator[None]:
 
 
 def measure_in_turn(
-    commands: dict[str, list[str]], question: int, rounds: int, environment: dict[str, str] | None = None
+    commands: dict[str, list[str]], steps: int, rounds: int, environment: dict[str, str] | None = None
 ) -> dict[str, list[float]]:
     """
     Ask processes for measurements, one after the other, in rounds; a first round warms up and is not kept.
 
     :param commands: of processes that answer each line of their input with a number, by name
-    :param question: what each line says
+    :param steps: what each line says: how many to measure
     :param rounds: number of rounds
     :param environment: variables of the processes. Default: those of this one
     :return: what each answered
+    :raises ValueError: when nothing would be measured
     """
+    steps, rounds = whole_number("steps", steps, 1), whole_number("rounds", rounds, 1)
     children = {
         name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         for name, command in commands.items()
@@ -93,7 +95,7 @@ def measure_in_turn(
         for name, child in children.items():
             assert child.stdin is not None
             assert child.stdout is not None
-            print(question, file=child.stdin, flush=True)
+            print(steps, file=child.stdin, flush=True)
             answers[name].append(json.loads(child.stdout.readline()))
     for child in children.values():
         child.communicate()

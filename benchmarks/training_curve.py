@@ -23,8 +23,11 @@ def read_curve(folder: Path, frames_per_step: int) -> pd.DataFrame:
     :param folder: of a run, with a Monitor file for each env
     :param frames_per_step: what Monitor counts in an env step
     :return: episodes in the order in which they ended: env_steps, minutes, return, length, mean_return of the last 100
+    :raises ValueError: when none has ended
     """
     episodes = load_results(str(folder)).sort_values("t")
+    if episodes.empty:
+        raise ValueError(f"folder={folder} has a run of which no episode has ended: train for more env steps")
     curve = pd.DataFrame()
     curve["episode"] = range(1, len(episodes) + 1)
     curve["env_steps"] = (episodes["l"].cumsum() / frames_per_step).round().astype(int).to_numpy()

@@ -64,7 +64,8 @@ def sample_rainbow_params(
     :param trial: the trial
     :param n_actions: not used
     :param n_envs: not used: ``train_freq`` and ``subsample_steps`` count vectorised steps
-    :param additional_args: not used: the arguments of a replay buffer stay those of the hyperparameter file
+    :param additional_args: whether HerReplayBuffer is used, for which n-step returns and priorities have no effect. The
+        arguments of a replay buffer stay those of the hyperparameter file
     :return: arguments of ``RainbowDQN``
     """
     train_freq = trial.suggest_int("train_freq", 1, 10)
@@ -75,14 +76,15 @@ def sample_rainbow_params(
         "train_freq": train_freq,
         "subsample_steps": trial.suggest_int("subsample_steps", 1, min(train_freq, 8)),
         "target_update_interval": trial.suggest_int("target_update_interval", 10, 10_000, log=True),
-        "n_steps": trial.suggest_int("n_steps", 1, 10),
-        "prioritized_replay_alpha": trial.suggest_float("prioritized_replay_alpha", 0.2, 0.8),
         "net_arch": trial.suggest_categorical("net_arch", ["small", "medium", "big"]),
         "sigma_init": trial.suggest_float("sigma_init", 0.05, 1.0, log=True),
         # The support is -v_max to v_max: reward units, so the range is wide
         "v_max": trial.suggest_float("v_max", 1.0, 500.0, log=True),
         "n_atoms": trial.suggest_categorical("n_atoms", [21, 51, 101]),
     }
+    if not additional_args["using_her_replay_buffer"]:
+        params["n_steps"] = trial.suggest_int("n_steps", 1, 10)
+        params["prioritized_replay_alpha"] = trial.suggest_float("prioritized_replay_alpha", 0.2, 0.8)
     trial.set_user_attr("gamma", 1 - params["one_minus_gamma"])
     trial.set_user_attr("batch_size", 2 ** params["batch_size_pow"])
     return convert_rainbow_params(params)

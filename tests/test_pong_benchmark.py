@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+from stable_baselines3.common.monitor import Monitor
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -150,6 +152,20 @@ def test_two_processes_do_not_make_the_same_run(tmp_path):
     third = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "has no games: make a run with it first, with --steps enough for one to end" in third.stderr
     assert len(list(folder.iterdir())) == 2
+
+
+def test_a_curve_is_one_of_episodes_that_have_ended(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    read_curve = importlib.import_module("training_curve").read_curve
+    env = Monitor(gym.make("CartPole-v1"), str(tmp_path / "0"))
+    env.reset()
+    with pytest.raises(ValueError, match=f"folder={tmp_path} has a run of which no episode has ended"):
+        read_curve(tmp_path, 1)
+    while not env.step(0)[2]:
+        pass
+    env.reset()
+    curve = read_curve(tmp_path, 1)
+    assert curve["return"].tolist() == curve["env_steps"].tolist() == env.get_episode_rewards()
 
 
 def test_nothing_is_begun_with_arguments_that_are_not_known(pong, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
@@ -181,6 +184,15 @@ def test_what_is_sampled_can_be_made_and_is_complete_from_the_trial_alone(seed):
     assert model._n_updates > 0
     assert model.gamma == trial.user_attrs["gamma"]
     assert model.batch_size == trial.user_attrs["batch_size"]
+
+
+def test_a_search_with_hindsight_replay_leaves_out_what_has_no_effect_there():
+    trial = fixed_trial()
+    sampled = sample_rainbow_params(trial, 2, 1, {"using_her_replay_buffer": True, "her_kwargs": {}})
+    assert convert_rainbow_params(trial.params) == sampled
+    with warnings.catch_warnings(action="error"):
+        RainbowDQN("MultiInputPolicy", BitFlippingEnv(), **sampled, buffer_size=1000, learning_starts=100,
+                   replay_buffer_class=HerReplayBuffer, n_steps=1, prioritized_replay=False)  # fmt: skip
 
 
 def test_converting_leaves_the_trials_parameters_as_they_are():
