@@ -7,9 +7,8 @@ Variants of DQN are Rainbow with some switches off: train nine of them for a whi
 import argparse
 from typing import Any
 
-import gymnasium as gym
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
 
 from sb3_rainbow import RainbowDQN
 
@@ -46,7 +45,7 @@ def main() -> None:
             **switches,
         )
         model.learn(args.steps)
-        env = Monitor(gym.make("CartPole-v1"))
+        env = make_vec_env("CartPole-v1", seed=args.seed + 1000)
         mean, deviation = evaluate_policy(model, env, n_eval_episodes=10)
         print(f"{name:24s} {mean:6.1f} +- {deviation:.1f}")
 

@@ -3,12 +3,11 @@
 import inspect
 import os
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import (
@@ -107,9 +106,9 @@ class CheckingDQN(DQN):
             hint="a transition of priority 0 would never be drawn again",
         )
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
         self._clean_numbers()
-        return super()._setup_learn(*args, **kwargs)
+        return super().learn(*args, **kwargs)
 
     def _require_agreement(self, buffer_arguments: dict[str, Any]) -> None:
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):

@@ -239,6 +239,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             ) from error
         finally:
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
+        if saved is not None:
+            saved.device = self.device  # which may be another one than it was saved from
         if isinstance(saved, RainbowReplayBuffer):
             self._take_back(saved)
         self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss

@@ -1,11 +1,10 @@
 """Second floor: files. Whole or not there, and what is wrong with those that are neither."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.dqn.dqn import DQN
@@ -193,14 +192,13 @@ class SavingDQN(DQN):
         """
         remedy = f"leave that argument out, or {_BEGIN_A_NEW_ONE}"
         _require_equal("the replay buffer that was saved with the model", self._priorities(saved), remedy)
-        saved.device = self.device
         self.replay_buffer = saved
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
         buffer = self.replay_buffer
         if isinstance(buffer, RainbowReplayBuffer):  # that was saved with the model, which may play with other envs
             _require_equal("the replay buffer", {"number of envs": (buffer.n_envs, self.n_envs)}, _BEGIN_A_NEW_ONE)
-        return super()._setup_learn(*args, **kwargs)
+        return super().learn(*args, **kwargs)
 
     def _write_back(self) -> None:
         """Give the replay buffer what is kept elsewhere, before somebody reads it."""

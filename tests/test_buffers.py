@@ -74,7 +74,7 @@ def test_a_buffer_goes_on_after_an_interruption_at_any_line_of_add(n_before):
         assert n_before <= buffer.size() <= n_before + 1
         fill(buffer, [3.0, 4.0])
         assert buffer.rewards[[buffer.pos - 2, buffer.pos - 1]].ravel().tolist() == [3, 4]
-    assert n_interrupted > 15
+    assert n_interrupted > 1
 
 
 # Equal to SB3's buffers, for the same random draws

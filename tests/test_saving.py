@@ -307,7 +307,11 @@ def test_a_replay_buffer_in_the_models_file_that_does_not_fit(model, tmp_path, k
     np.testing.assert_array_equal(*same)
 
 
-def test_a_buffer_in_the_models_file_comes_to_the_models_device(model, tmp_path):
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"replay_buffer_class": ReplayBuffer, "n_steps": 1, "prioritized_replay": False}]
+)
+def test_a_buffer_in_the_models_file_comes_to_the_models_device(tmp_path, kwargs):
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", **SMALL, **kwargs).learn(60)
     model.replay_buffer.device = th.device("cuda")  # as where it was trained
     model.save(tmp_path / "model", include=["replay_buffer"])
     loaded = RainbowDQN.load(tmp_path / "model", model.env, device="cpu")

@@ -108,6 +108,17 @@ def test_the_env_is_reset_after_a_reset_that_was_interrupted():
 
 
 @ends_early
+def test_an_episode_goes_on_after_a_learn_that_was_refused():
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1).learn(3)
+    model.gamma = 2
+    with pytest.raises(ValueError, match="gamma=2"):
+        model.learn(3)
+    model.gamma = 1.0
+    model.learn(3, reset_num_timesteps=False)
+    assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3 + 4 + 5
+
+
+@ends_early
 def test_no_window_runs_across_a_step_that_is_refused():
     env = Corridor(length=100)
     model = make(env, n_steps=5, gamma=1.0, train_freq=1).learn(3)

@@ -187,9 +187,11 @@ def test_what_is_sampled_can_be_made_and_is_complete_from_the_trial_alone(seed):
 
 
 def test_a_search_with_hindsight_replay_leaves_out_what_has_no_effect_there():
+    """The file has n_steps and prioritized_replay then."""
     trial = fixed_trial()
     sampled = sample_rainbow_params(trial, 2, 1, {"using_her_replay_buffer": True, "her_kwargs": {}})
     assert convert_rainbow_params(trial.params) == sampled
+    assert not {"n_steps", "prioritized_replay_alpha"} & sampled.keys()
     with warnings.catch_warnings(action="error"):
         RainbowDQN("MultiInputPolicy", BitFlippingEnv(), **sampled, buffer_size=1000, learning_starts=100,
                    replay_buffer_class=HerReplayBuffer, n_steps=1, prioritized_replay=False)  # fmt: skip
@@ -301,7 +303,7 @@ def test_a_script_that_rl_zoo3_does_not_have(arguments, monkeypatch):
 def test_a_wrong_script_is_named_without_a_traceback():
     result = run("-m", "sb3_rainbow", "no_such_script")
     assert result.returncode == 1
-    assert result.stderr.startswith("rl_zoo3 has no script 'no_such_script'")
+    assert "rl_zoo3 has no script 'no_such_script'" in result.stderr
     assert "Traceback" not in result.stderr
 
 
