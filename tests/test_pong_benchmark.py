@@ -54,11 +54,11 @@ def test_a_run_that_has_ended_is_not_made_again(pong, tmp_path):
     pong.write(table, [*rows, rows[-1] | {"env_steps": 9_000.0}])
     train(pong, tmp_path, 8_400)
     assert pong.read(table) == rows
-    train(pong, tmp_path, 17_000)  # goes on
+    train(pong, tmp_path, 16_000)  # goes on
     assert len(pong.read(table)) > len(rows)
     assert pong.read(table)[: len(rows)] == rows
     (model,) = (tmp_path / "checkpoint").glob("model_*")
-    assert pong.RainbowDQN.load(model, buffer_size=1).exploration_fraction == 4_000 / 17_000  # as if begun so
+    assert pong.RainbowDQN.load(model, buffer_size=1).exploration_fraction == 4_000 / 16_000  # as if begun so
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
 def test_a_run_that_is_gone_on_with_plays_other_games(pong, tmp_path):
     """All actions are random: with the same random numbers games would end as many steps after the checkpoint again."""
     changes = {"learning_starts": 100_000, "compile": False, "amp": False}
-    for steps in (10_000, 20_000):
+    for steps in (8_000, 16_000):
         arguments = pong.setting("dqn", steps, changes, "cpu")
         pong.train(0, steps, arguments, tmp_path / "dqn_0.csv", tmp_path / "checkpoint")
     ends = [row["env_steps"] for row in pong.read(tmp_path / "dqn_0.csv")]
-    first, later = ends[:3], [end - 10_000 for end in ends if end > 10_000][:3]
+    first, later = ends[:3], [end - 8_000 for end in ends if end > 8_000][:3]
     assert len(later) == 3
     assert first != later
 
