@@ -275,6 +275,7 @@ def test_every_script_of_rl_zoo3_starts(script, monkeypatch, capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "usage" in shown
+    assert script != "plot_train" or "--exp-folder" in shown
     assert script in ("all_plots", "plot_from_file", "plot_train") or "rainbow" in shown
 
 
