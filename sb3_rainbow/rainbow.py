@@ -456,7 +456,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         last_step = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
         if 0 < last_step <= self.learning_starts:
             warnings.warn(
-                f"learn({total_timesteps}) ends at env step {last_step}, before learning starts: little or "
+                f"learn({total_timesteps}) asks for env steps up to {last_step}, before learning starts: little or "
                 "nothing will be learned. Train for more than "
                 f"learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
