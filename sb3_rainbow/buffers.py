@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -13,6 +12,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rainbow.arguments import number, switch, whole_number
+from sb3_rainbow.available import available_memory
 from sb3_rainbow.returns import n_step_returns, n_step_windows
 from sb3_rainbow.sampling import PrioritizedSampler, Sampler, UniformSampler, importance_weights
 from sb3_rainbow.storage import Observation, Storage, make_storage
@@ -274,7 +274,7 @@ class RainbowReplayBuffer(ReplayBuffer):
     def _warn_if_it_will_not_fit(self, size: int) -> None:
         size += sum(array.nbytes for array in (self.actions, self.rewards, self.dones, self.timeouts))
         held = size * self.pos // self.buffer_size
-        free = psutil.virtual_memory().available + held
+        free = available_memory() + held
         if size > free:
             self._next_size_check = np.inf
             capacity = self.buffer_size * self.n_envs

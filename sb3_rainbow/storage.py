@@ -32,7 +32,7 @@ class Storage(Protocol):
         :param slot: row of the ring to write
         :param obs: (n_envs, *shape) or a dict of such arrays
         :param next_obs: the same, after the step; where an episode ended its true last observation
-        :param done: (n_envs,) an episode ended with this step
+        :param done: (n_envs,) an episode ended with this step, for storages that do not see it by the observations
         """
 
     def cut(self, envs: np.ndarray) -> None:

@@ -17,6 +17,7 @@ FLOORS = [
         "noisy": {"torch"},
         "files": {"stable_baselines3"},
         "memory": {"numpy"},
+        "available": {"psutil"},
         "compiled": {"torch"},
         "frames": {"numpy"},
     },
@@ -29,7 +30,7 @@ FLOORS = [
         "chain": {"torch", "gymnasium", "stable_baselines3"},
     },
     {
-        "buffers": {"numpy", "psutil", "torch", "gymnasium", "stable_baselines3"},
+        "buffers": {"numpy", "torch", "gymnasium", "stable_baselines3"},
         "policies": {"numpy", "torch", "gymnasium", "stable_baselines3"},
         "device_replay": {"numpy", "torch"},
         "captured": {"torch"},

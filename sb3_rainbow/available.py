@@ -1,0 +1,42 @@
+"""Ground floor: how much memory this process can still take."""
+
+import sys
+from pathlib import Path
+
+import psutil
+
+# Of a control group's memory, by version: its limit, what it uses, and how memory.stat names the part of that which
+# only keeps files, and which the system takes back
+_VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")
+_VERSION_2 = "memory.max", "memory.current", ("active_file", "inactive_file")
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """
+    The machine's, or what its control groups leave: a container or a batch job may have far less than its machine.
+
+    :param root: the folder that proc and sys are in
+    :return: bytes
+    """
+    available = psutil.virtual_memory().available
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else []:  # Linux alone has it
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount, version = root / "sys/fs/cgroup", _VERSION_2
+        elif "memory" in controllers.split(","):
+            mount, version = root / "sys/fs/cgroup/memory", _VERSION_1
+        else:
+            continue
+        group = mount / path.lstrip("/")  # in a container it may have the machine's name, where only the mount is seen
+        for folder in (group, *group.parents[: len(group.parts) - len(mount.parts)]):  # each is limited by those above
+            available = min(available, _room(folder, *version))
+    return available
+
+
+def _room(group: Path, limit: str, used: str, files: tuple[str, str]) -> int:
+    if not (group / limit).exists() or (group / limit).read_text().strip() == "max":
+        return sys.maxsize
+    kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    taken = int((group / used).read_text()) - sum(int(kept[name]) for name in files)
+    return max(int((group / limit).read_text()) - taken, 0)

@@ -1,0 +1,67 @@
+"""How much memory the process can still take."""
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from sb3_rainbow.available import available_memory
+
+V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
+NO_LIMIT_V1 = "9223372036854771712"
+
+
+def control_group(root, folder, limit, used, files):
+    """``files``: how many of the bytes used keep files, half of them of late."""
+    folder = root / folder
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+    limit_name, used_name, prefix = names if "memory" in folder.parts else ("memory.max", "memory.current", "")
+    (folder / limit_name).write_text(f"{limit}\n")
+    (folder / used_name).write_text(f"{used}\n")
+    stat = "active_file 1\ninactive_file 1\n" if prefix else "anon 7\n"
+    (folder / "memory.stat").write_text(
+        stat + f"{prefix}active_file {files // 2}\n{prefix}inactive_file {files - files // 2}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "groups", "expected"),
+    [
+        # In a container: version 2, and version 1, which names the machine's group
+        ("0::/", {V2: (600, 100, 0)}, 500),
+        ("0::/", {V2: (600, 300, 120)}, 420),
+        ("5:memory:/docker/f00", {V1: (600, 300, 120)}, 420),
+        ("5:memory,cpu:/", {V1: (600, 300, 120)}, 420),
+        # A batch job, limited by itself or from above
+        ("0::/slurm/job_1/step_0", {f"{V2}/slurm/job_1": (300, 100, 0), f"{V2}/slurm": ("max", 900, 0)}, 200),
+        ("0::/slurm/job_1", {f"{V2}/slurm/job_1": ("max", 100, 0), f"{V2}/slurm": (400, 380, 10)}, 30),
+        ("4:memory:/slurm/job_1", {f"{V1}/slurm/job_1": (300, 100, 0), V1: (NO_LIMIT_V1, 900, 0)}, 200),
+        # It may use more than it is allowed now, where the limit was lowered
+        ("0::/", {V2: (100, 300, 0)}, 0),
+        # No limit, or one above what the machine has
+        ("0::/", {V2: ("max", 100, 0)}, 1000),
+        ("0::/", {V2: (10**12, 100, 0)}, 1000),
+        ("4:memory:/", {V1: (NO_LIMIT_V1, 900, 0)}, 1000),
+        # Other groups say nothing of memory, and those of others nothing of ours
+        ("3:cpu:/x", {V1: (600, 100, 0), V2: (600, 100, 0)}, 1000),
+        ("0::/a", {f"{V2}/a": ("max", 1, 0), f"{V2}/b": (10, 9, 0)}, 1000),
+    ],
+)
+def test_a_control_group_may_leave_less_than_the_machine(tmp_path, monkeypatch, line, groups, expected):
+    """Computed by hand: limit - used + what keeps files, the least of all groups above and of the machine's 1000."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    for folder, (limit, used, files) in groups.items():
+        control_group(tmp_path, folder, limit, used, files)
+    assert available_memory(tmp_path) == expected
+
+
+def test_where_there_are_no_control_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    assert available_memory(tmp_path) == 1000
+
+
+def test_this_process():
+    assert 0 < available_memory() <= psutil.virtual_memory().total
