@@ -199,7 +199,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             _init_setup_model=False,
         )
         if _init_setup_model:
-            self._clean_arguments()
+            self._clean_arguments()  # as _setup_model will, which load() calls alone
             self._check_arguments()
             self._setup_model()
             self._warn_of_idle_switches()

@@ -12,7 +12,7 @@ NO_LIMIT_V1 = "9223372036854771712"
 
 
 def control_group(root, folder, limit, used, files):
-    """``files``: how many of the bytes used keep files, half of them of late."""
+    """``files``: how many of the bytes used keep files, a third of them of late."""
     folder = root / folder
     folder.mkdir(parents=True, exist_ok=True)
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
@@ -21,7 +21,7 @@ def control_group(root, folder, limit, used, files):
     (folder / used_name).write_text(f"{used}\n")
     stat = "active_file 1\ninactive_file 1\n" if prefix else "anon 7\n"
     (folder / "memory.stat").write_text(
-        stat + f"{prefix}active_file {files // 2}\n{prefix}inactive_file {files - files // 2}\n"
+        stat + f"{prefix}active_file {files // 3}\n{prefix}inactive_file {files - files // 3}\n"
     )
 
 
