@@ -171,6 +171,8 @@ def known_observations(space: spaces.Space) -> None:
             )
         if isinstance(part, spaces.Box) and part.shape == ():
             raise ValueError(f"{name}={part} has no dimension: give the observations the shape (1,)")
+        if isinstance(part, spaces.MultiDiscrete) and len(part.shape) != 1:
+            raise ValueError(f"{name}={part} has {len(part.shape)} dimensions: flatten the observations to one")
         if np.any(getattr(part, "start", 0)):
             raise ValueError(f"{name}={part} must start at 0: shift the observations in a wrapper of the env")
 

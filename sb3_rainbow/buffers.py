@@ -304,8 +304,9 @@ class RainbowReplayBuffer(ReplayBuffer):
             array = array.reshape(self.n_envs, *shape)
         if array.shape != (self.n_envs, *shape):
             raise ValueError(
-                f"{name} has shape {array.shape}, expected {(self.n_envs, *shape)}: give the env's observation_space "
-                "that shape. VecTransposeImage and VecFrameStack must be below VecNormalize, not above it"
+                f"{name} has shape {array.shape}, expected {(self.n_envs, *shape)}: put VecTransposeImage and "
+                "VecFrameStack below VecNormalize, not above it (in RL Zoo's files VecFrameStack into vec_env_wrapper, "
+                "in place of frame_stack), or give the env's observation_space the shape of its observations"
             )
         if np.issubdtype(array.dtype, np.floating):  # before it is made an integer, and after it is made smaller
             self._require_finite(array, name)

@@ -195,7 +195,7 @@ class CheckingDQN(DQN):
         if idle:
             warnings.warn(
                 f"{' and '.join(idle)} will have no effect with this {type(buffer).__name__}: leave "
-                "replay_buffer_class out to use one that supports it"
+                "replay_buffer_class out, and load no replay buffer of another class, to use one that supports it"
                 + (f", or write {' and '.join(off)}" if off else ""),
                 stacklevel=3,
             )

@@ -445,6 +445,7 @@ def test_a_buffer_for_dicts_needs_dicts():
         ),
         (spaces.Dict(), r"observation_space=Dict\(\) is empty"),
         (spaces.Box(0, 1, ()), r"observation_space=Box\(0.0, 1.0, \(\), float32\) has no dimension"),
+        (spaces.MultiDiscrete([[3, 4], [3, 4]]), r"(?s)observation_space=MultiDiscrete.* has 2 dimensions: flatten"),
         (spaces.Dict(a=spaces.Box(0, 1, ())), r"observation_space\['a'\]=Box.* has no dimension"),
         (spaces.Text(3), r"observation_space=Text.* is not supported"),
         (spaces.Tuple([spaces.Discrete(2)]), r"observation_space=Tuple.* is not supported"),
