@@ -35,8 +35,9 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _room(group: Path, limit: str, used: str, files: tuple[str, str]) -> int:
-    if not (group / limit).exists() or (group / limit).read_text().strip() == "max":
+    if not ((group / limit).exists() and (group / used).exists()) or (group / limit).read_text().strip() == "max":
         return sys.maxsize
-    kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    taken = int((group / used).read_text()) - sum(int(kept[name]) for name in files)
+    stat = group / "memory.stat"  # not every container shows it
+    kept = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
+    taken = int((group / used).read_text()) - sum(int(kept.get(name, 0)) for name in files)
     return max(int((group / limit).read_text()) - taken, 0)

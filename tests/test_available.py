@@ -58,6 +58,17 @@ def test_a_control_group_may_leave_less_than_the_machine(tmp_path, monkeypatch, 
     assert available_memory(tmp_path) == expected
 
 
+@pytest.mark.parametrize(("missing", "expected"), [("memory.stat", 300), ("memory.current", 1000)])
+def test_a_container_may_show_less(tmp_path, monkeypatch, missing, expected):
+    """Without its statistics all that is used counts as taken; without its use nothing is known."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    control_group(tmp_path, V2, 600, 300, 120)
+    (tmp_path / V2 / missing).unlink()
+    assert available_memory(tmp_path) == expected
+
+
 def test_where_there_are_no_control_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     assert available_memory(tmp_path) == 1000
