@@ -25,6 +25,18 @@ def control_group(root, folder, limit, used, files):
     )
 
 
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """The root of a machine with 1000 bytes available."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    return tmp_path
+
+
+def process_in(root, line):
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+
+
 @pytest.mark.parametrize(
     ("line", "groups", "expected"),
     [
@@ -48,30 +60,25 @@ def control_group(root, folder, limit, used, files):
         ("0::/a", {f"{V2}/a": ("max", 1, 0), f"{V2}/b": (10, 9, 0)}, 1000),
     ],
 )
-def test_a_control_group_may_leave_less_than_the_machine(tmp_path, monkeypatch, line, groups, expected):
+def test_a_control_group_may_leave_less_than_the_machine(root, line, groups, expected):
     """Computed by hand: limit - used + what keeps files, the least of all groups above and of the machine's 1000."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    process_in(root, line)
     for folder, (limit, used, files) in groups.items():
-        control_group(tmp_path, folder, limit, used, files)
-    assert available_memory(tmp_path) == expected
+        control_group(root, folder, limit, used, files)
+    assert available_memory(root) == expected
 
 
 @pytest.mark.parametrize(("missing", "expected"), [("memory.stat", 300), ("memory.current", 1000)])
-def test_a_container_may_show_less(tmp_path, monkeypatch, missing, expected):
+def test_a_container_may_show_less(root, missing, expected):
     """Without its statistics all that is used counts as taken; without its use nothing is known."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
-    control_group(tmp_path, V2, 600, 300, 120)
-    (tmp_path / V2 / missing).unlink()
-    assert available_memory(tmp_path) == expected
+    process_in(root, "0::/")
+    control_group(root, V2, 600, 300, 120)
+    (root / V2 / missing).unlink()
+    assert available_memory(root) == expected
 
 
-def test_where_there_are_no_control_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    assert available_memory(tmp_path) == 1000
+def test_where_there_are_no_control_groups(root):
+    assert available_memory(root) == 1000
 
 
 def test_this_process():
