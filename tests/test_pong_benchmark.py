@@ -1,5 +1,6 @@
 """benchmarks/pong.py, from which the numbers of the study come: stopped, gone on with, and ended."""
 
+import copy
 import fcntl
 import importlib
 import os
@@ -10,8 +11,11 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from stable_baselines3.common.monitor import Monitor
+
+from sb3_rainbow.envs import make_ale_vec_env
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -34,31 +38,39 @@ def pong_compare(monkeypatch):
     return importlib.import_module("pong_compare")
 
 
+@pytest.fixture
+def short_games(pong, monkeypatch):
+    """Pong that is cut off after 100 env steps: what is kept of games does not depend on how they go."""
+    spec = copy.deepcopy(gym.spec("PongNoFrameskip-v4"))
+    spec.kwargs["max_num_frames_per_episode"] = 400
+    monkeypatch.setattr(pong, "make_ale_vec_env", lambda _, **kwargs: make_ale_vec_env(spec, **kwargs))
+
+
 def train(pong, folder, steps):
     changes = {"batch_size": 8, "gradient_steps": 1, "train_freq": 10, "compile": False, "amp": False}
-    changes["epsilon_steps"] = 4_000
-    changes["learning_starts"] = min(steps // 2, 5_000)
+    changes |= {"epsilon_steps": 500, "learning_starts": steps // 2}
     arguments = pong.setting("dqn", max(steps, 1), changes, "cpu")
     pong.train(0, steps, arguments, folder / "dqn_0.csv", folder / "checkpoint")
 
 
+@pytest.mark.usefixtures("short_games")
 def test_a_run_that_has_ended_is_not_made_again(pong, tmp_path):
     """Nor do rows of games after the last checkpoint stay, which nobody knows the weights of."""
     table = tmp_path / "dqn_0.csv"
-    train(pong, tmp_path, 8_400)
+    train(pong, tmp_path, 1_000)
     first = table.read_text()
     rows = pong.read(table)
     assert rows
-    train(pong, tmp_path, 8_400)
+    train(pong, tmp_path, 1_000)
     assert table.read_text() == first
-    pong.write(table, [*rows, rows[-1] | {"env_steps": 9_000.0}])
-    train(pong, tmp_path, 8_400)
+    pong.write(table, [*rows, rows[-1] | {"env_steps": 1_100.0}])
+    train(pong, tmp_path, 1_000)
     assert pong.read(table) == rows
-    train(pong, tmp_path, 16_000)  # goes on
+    train(pong, tmp_path, 2_000)  # goes on
     assert len(pong.read(table)) > len(rows)
     assert pong.read(table)[: len(rows)] == rows
     (model,) = (tmp_path / "checkpoint").glob("model_*")
-    assert pong.RainbowDQN.load(model, buffer_size=1).exploration_fraction == 4_000 / 16_000  # as if begun so
+    assert pong.RainbowDQN.load(model, buffer_size=1).exploration_fraction == 500 / 2_000  # as if begun so
 
 
 @pytest.mark.parametrize(
@@ -104,13 +116,14 @@ def test_minutes_of_cpu_and_gpu_are_apart(pong_results, tmp_path, capsys):
     assert gpu.startswith("| dqn, on a GPU | 1 | 20 | 20 | 2 |")
 
 
+@pytest.mark.usefixtures("short_games")
 def test_a_run_may_be_stopped_before_its_first_games_are_kept(pong, tmp_path):
     train(pong, tmp_path, 0)
     table = tmp_path / "dqn_0.csv"
     pong.write(table, [dict.fromkeys(pong.FIELDS, 1.0)])
     train(pong, tmp_path, 0)
     assert not table.exists()
-    train(pong, tmp_path, 8_400)
+    train(pong, tmp_path, 1_000)
     assert pong.read(table)
 
 
@@ -119,23 +132,26 @@ def test_results_without_checkpoints_are_not_written_over(pong, tmp_path):
     pong.write(table, [dict.fromkeys(pong.FIELDS, 1.0)])
     before = table.read_text()
     with pytest.raises(ValueError, match="--results"):
-        train(pong, tmp_path, 8_400)
+        train(pong, tmp_path, 1_000)
     assert table.read_text() == before
 
 
 def test_a_run_that_is_gone_on_with_plays_other_games(pong, tmp_path):
-    """All actions are random: with the same random numbers games would end as many steps after the checkpoint again."""
+    """All actions are random: with the same random numbers they, and no-ops, would come after the checkpoint again."""
     changes = {"learning_starts": 100_000, "compile": False, "amp": False}
-    for steps in (8_000, 16_000):
+    for steps in (400, 800):
         arguments = pong.setting("dqn", steps, changes, "cpu")
         pong.train(0, steps, arguments, tmp_path / "dqn_0.csv", tmp_path / "checkpoint")
-    ends = [row["env_steps"] for row in pong.read(tmp_path / "dqn_0.csv")]
-    first, later = ends[:3], [end - 8_000 for end in ends if end > 8_000][:3]
-    assert len(later) == 3
-    assert first != later
+    model = pong.RainbowDQN.load(tmp_path / "checkpoint" / "model_800")
+    model.load_replay_buffer(tmp_path / "checkpoint" / "replay_buffer_800")
+    buffer = model.replay_buffer
+    assert buffer.size() == 100
+    assert not np.array_equal(buffer.actions[:50], buffer.actions[50:100])
+    first, later = (buffer._get_samples(np.arange(8 * row, 8 * row + 8)).observations for row in (0, 50))
+    assert not np.array_equal(first, later)
 
 
-def test_two_processes_do_not_make_the_same_run(tmp_path):
+def test_two_processes_do_not_make_the_same_run(pong, monkeypatch, tmp_path):
     """As when the benchmark was killed, and the run it had begun was not."""
     command = [sys.executable, BENCHMARKS / "pong.py", "--variants", "dqn", "--results", tmp_path, "--steps", "16"]
     command += ["--change", "learning_starts=100000"]
@@ -149,9 +165,14 @@ def test_two_processes_do_not_make_the_same_run(tmp_path):
     assert f"results={folder} is being made by another process: wait for it, or stop it" in second.stderr
     assert second.stderr.splitlines()[-2] == "these have failed:"
     assert not list(folder.iterdir())
-    third = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "has no games: make a run with it first, with --steps enough for one to end" in third.stderr
-    assert len(list(folder.iterdir())) == 2
+    for mode in ("--child", "--table"):
+        monkeypatch.setattr(sys, "argv", [*map(str, command[1:]), mode])
+        if mode == "--child":
+            pong.main()
+            assert len(list(folder.iterdir())) == 2
+        else:
+            with pytest.raises(ValueError, match="has no games: make a run with it first, with --steps enough"):
+                pong.main()
 
 
 def test_a_curve_is_one_of_episodes_that_have_ended(monkeypatch, tmp_path):
