@@ -16,7 +16,6 @@ import torch as th
 
 from sb3_rainbow import RainbowDQN
 from sb3_rainbow.envs import make_ale_vec_env
-from sb3_rainbow.noisy import fresh_noise
 
 # What comes after the last states counts for their returns: 0.99 to the power of 300 is 0.05
 STEPS, MORE_STEPS = 900, 300
@@ -32,7 +31,7 @@ def compare(weights: Path) -> tuple[float, float]:
     obs: Any = env.reset()
     values, rewards, ends = [], [], []
     for _ in range(STEPS + MORE_STEPS):
-        with th.no_grad(), fresh_noise(model.q_net, None):
+        with th.no_grad():
             q_values = model.q_net(model.policy.obs_to_tensor(obs)[0])  # (8, n_actions)
         obs, reward, done, _ = env.step(q_values.argmax(dim=1).numpy())
         values.append(q_values.amax(dim=1).numpy())

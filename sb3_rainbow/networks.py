@@ -1,6 +1,7 @@
 """First floor: convolutions, and a Q-network of noisy dueling streams that ends in a head."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch as th
@@ -157,6 +158,8 @@ class RainbowNetwork(QNetwork):
     """
     Features, then one stream (Q) or two (value and advantage), then a head.
 
+    Acting and learning go through ``outputs``, which is what a subclass has to override; ``forward`` is for others.
+
     Dueling paper: https://arxiv.org/abs/1511.06581
 
     :param observation_space: observation space
@@ -253,9 +256,11 @@ class RainbowNetwork(QNetwork):
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: (batch, *obs_shape), or a dict of such tensors
-        :return: Q-values (batch, n_actions)
+        :return: Q-values (batch, n_actions): in evaluation mode those of the mean weights, which deterministic actions
+            follow, in training mode with the noise of the last gradient step
         """
-        return self.head.q_values(self.outputs(obs))
+        with nullcontext() if self.training else fresh_noise(self, None):
+            return self.head.q_values(self.outputs(obs))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """
@@ -267,7 +272,7 @@ class RainbowNetwork(QNetwork):
         if not deterministic:
             n_samples = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
         with fresh_noise(self, n_samples):
-            return super()._predict(observation)
+            return self.head.q_values(self.outputs(observation)).argmax(dim=1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()

@@ -244,6 +244,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if isinstance(saved, RainbowReplayBuffer):
             self._take_back(saved)
         self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss
+        self.policy.set_training_mode(False)  # q_net(obs) has the mean weights then: train() changes it, and learn() back
         self._has_modes = has_modes(self.q_net)  # which take as long to change as a few layers
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
@@ -455,13 +456,15 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             log_interval = whole_number("log_interval", log_interval, 1)
         last_step = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
         if 0 < last_step <= self.learning_starts:
+            # The same text each time, so that a loop of short learn() shows it once
             warnings.warn(
-                f"learn({total_timesteps}) asks for env steps up to {last_step}, before learning starts: little or "
-                "nothing will be learned. Train for more than "
-                f"learning_starts={self.learning_starts} env steps, or lower it",
+                f"learn({total_timesteps}) asks for env steps before learning starts alone: little or nothing will be "
+                f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self.policy.set_training_mode(False)
+        return self
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         try:

@@ -298,10 +298,10 @@ def test_online_and_target_network_draw_their_own_noise():
     assert not policy.q_net_target.training
     reset_noise(policy.q_net)
     reset_noise(policy.q_net_target)
-    before = policy.q_net_target(obs)
-    assert not th.allclose(policy.q_net(obs), before)  # the same weights
+    before = policy.q_net_target.outputs(obs)
+    assert not th.allclose(policy.q_net.outputs(obs), before)  # the same weights
     reset_noise(policy.q_net_target)
-    assert not th.allclose(policy.q_net_target(obs), before)
+    assert not th.allclose(policy.q_net_target.outputs(obs), before)
 
 
 @pytest.mark.parametrize("net_arch", [None, [], [16]])
@@ -397,6 +397,25 @@ def test_deterministic_actions_are_those_of_the_mean_weights():
     np.testing.assert_array_equal(first, policy.q_net(th.as_tensor(obs)).argmax(1).numpy())
 
 
+@pytest.mark.parametrize("distributional", [True, False])
+def test_q_values_outside_of_training_are_those_of_the_mean_weights(distributional):
+    """As users of DQN get them, ``model.q_net(obs)``, also of a network that torch has traced."""
+    policy = make(sigma_init=5.0, distributional=distributional)
+    obs = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+    rows = th.as_tensor(obs)
+    in_training = policy.q_net(rows)
+    policy.set_training_mode(False)
+    q_values = policy.q_net(rows)
+    np.testing.assert_array_equal(q_values.argmax(1).numpy(), policy.predict(obs, deterministic=True)[0])
+    assert not th.allclose(in_training, q_values)
+    reset_noise(policy.q_net)
+    th.testing.assert_close(policy.q_net(rows), q_values, rtol=0, atol=0)
+    th.testing.assert_close(th.jit.trace(policy.q_net, rows[:2])(rows), q_values)
+    policy.set_training_mode(True)
+    reset_noise(policy.q_net, None)
+    th.testing.assert_close(policy.q_net(rows), q_values, rtol=0, atol=0)
+
+
 def test_each_row_of_a_batch_explores_with_noise_of_its_own_fresh_at_each_call():
     """With one sample for all, 64 equal observations would get one action; with a frozen one, the same every time."""
     policy = spread_policy()
@@ -412,10 +431,10 @@ def test_each_row_of_a_batch_explores_with_noise_of_its_own_fresh_at_each_call()
 def test_acting_leaves_the_networks_noise_alone():
     policy = make()
     obs = th.randn(5, 6)
-    before = policy.q_net(obs)
+    before = policy.q_net.outputs(obs)
     policy.predict(obs[:3].numpy(), deterministic=False)
     policy.predict(obs[:3].numpy(), deterministic=True)
-    assert th.equal(policy.q_net(obs), before)
+    assert th.equal(policy.q_net.outputs(obs), before)
 
 
 @pytest.mark.parametrize("observation", ["vector", "image", "dict", "discrete"])

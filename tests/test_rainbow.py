@@ -79,6 +79,18 @@ def test_set_env_and_get_parameters():
     assert set(model.get_parameters()) == {"policy", "policy.optimizer"}
 
 
+def test_q_values_are_those_that_deterministic_actions_follow(tmp_path):
+    """``model.q_net(obs)``, whether it is new, has learned or was loaded."""
+    model = make(policy_kwargs={"net_arch": [16], "sigma_init": 20.0})
+    obs = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    for change in (lambda: model, lambda: model.learn(100), lambda: RainbowDQN.load(tmp_path / "model")):
+        changed = change()
+        actions = changed.q_net(th.as_tensor(obs)).argmax(1).numpy()
+        np.testing.assert_array_equal(actions, changed.predict(obs, deterministic=True)[0])
+        assert (changed.predict(obs)[0] != actions).any()
+        model.save(tmp_path / "model")
+
+
 def test_learning_that_ends_before_it_starts_is_warned_of():
     model = RainbowDQN("MlpPolicy", "CartPole-v1")
     with pytest.warns(UserWarning, match="more than learning_starts=20000 env steps"):
@@ -86,3 +98,8 @@ def test_learning_that_ends_before_it_starts_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make().learn(51)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            model.learn(2, reset_num_timesteps=False)
+    assert len(caught) == 1  # once, as Python shows each text once
