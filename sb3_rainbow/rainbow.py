@@ -244,7 +244,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if isinstance(saved, RainbowReplayBuffer):
             self._take_back(saved)
         self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss
-        self.policy.set_training_mode(False)  # q_net(obs) has the mean weights then: train() changes it, and learn() back
+        self.policy.set_training_mode(False)  # as learn() leaves it: q_net(obs) has the mean weights then
         self._has_modes = has_modes(self.q_net)  # which take as long to change as a few layers
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
