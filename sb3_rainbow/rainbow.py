@@ -308,8 +308,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         self.policy.optimizer.step()
         buffer: Any = self.replay_buffer
         if self.prioritized_replay and hasattr(buffer, "update_priorities"):
-            new_priorities = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
-            buffer.update_priorities(batch.indices, new_priorities)
+            buffer.update_priorities(batch.indices, priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps)
         return {"loss": loss, "grad_norm": grad_norm, **log}
 
     def _loss(
@@ -454,8 +453,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
         if log_interval is not None:
             log_interval = whole_number("log_interval", log_interval, 1)
-        last_step = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
-        if 0 < last_step <= self.learning_starts:
+        if 0 < total_timesteps + (0 if reset_num_timesteps else self.num_timesteps) <= self.learning_starts:
             # The same text each time, so that a loop of short learn() shows it once
             warnings.warn(
                 f"learn({total_timesteps}) asks for env steps before learning starts alone: little or nothing will be "
@@ -490,8 +488,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        is_env_reset = reset_num_timesteps or self._last_obs is None
-        if is_env_reset:
+        if reset_num_timesteps or self._last_obs is None:
             self._last_obs = None  # or training would go on from it after a reset that was interrupted
             if isinstance(self.replay_buffer, RainbowReplayBuffer):
                 self.replay_buffer.truncate_last_trajectory()
