@@ -32,7 +32,7 @@ def compare(weights: Path) -> tuple[float, float]:
     values, rewards, ends = [], [], []
     for _ in range(STEPS + MORE_STEPS):
         with th.no_grad():
-            q_values = model.q_net(model.policy.obs_to_tensor(obs)[0])  # (8, n_actions)
+            q_values = model.q_net(model.policy.obs_to_tensor(obs)[0])  # (8, n_actions), of the mean weights
         obs, reward, done, _ = env.step(q_values.argmax(dim=1).numpy())
         values.append(q_values.amax(dim=1).numpy())
         rewards.append(reward)

@@ -158,7 +158,7 @@ class RainbowNetwork(QNetwork):
     """
     Features, then one stream (Q) or two (value and advantage), then a head.
 
-    Acting and learning go through ``outputs``, which is what a subclass has to override; ``forward`` is for others.
+    Acting and learning go through ``outputs``, which a subclass has to override; ``forward`` shows Q-values to others.
 
     Dueling paper: https://arxiv.org/abs/1511.06581
 

@@ -40,7 +40,7 @@ def equal_weights(ours, theirs):
     [
         {},
         {"n_steps": 3},
-        {"n_steps": 3, "gamma": 0.9, "batch_size": 50, "tau": 0.3, "train_freq": 8, "gradient_steps": 3},
+        {"n_steps": 3, "gamma": 0.9, "batch_size": 50, "tau": 0.3, "train_freq": 2, "gradient_steps": 3},
         {"train_freq": (1, "episode"), "gradient_steps": -1, "max_grad_norm": 0.1},
     ],
 )
