@@ -153,8 +153,8 @@ class Normalized(BaseFeaturesExtractor):
 def test_batch_normalization_counts_observations_alone(compile):
     """As in SB3's DQN, where the online network never sees the next ones; what selects among them has no dropout."""
     norms = []
-    for double_q in (False, True):
-        model = make(Corridor(length=1000), double_q=double_q, compile=compile,
+    for double_q, compiled in ((False, False), (True, compile)):
+        model = make(Corridor(length=1000), double_q=double_q, compile=compiled,
                      policy_kwargs={"net_arch": [8], "features_extractor_class": Normalized})  # fmt: skip
         obs = np.random.default_rng(0).normal(size=(40, 1, 2)).astype(np.float32)
         for row in obs:
@@ -166,7 +166,7 @@ def test_batch_normalization_counts_observations_alone(compile):
         model.set_logger(configure(None, []))
         np.random.seed(0)
         model.train(1, batch_size=16)
-        assert compile or modes == ([True, False] if double_q else [True])
+        assert compiled or modes == ([True, False] if double_q else [True])
         norms.append(model.q_net.features_extractor.norm)
         assert norms[-1].training
     assert norms[0].num_batches_tracked == norms[1].num_batches_tracked == 1
@@ -233,7 +233,7 @@ def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
         OFF,
     ],
 )
-def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs, tmp_path):
+def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs):
     """Another batch size too, which is compiled anew."""
     noise = {"noise": kwargs.pop("noise")} if "noise" in kwargs else {}
     models = []
@@ -250,34 +250,41 @@ def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs, tmp_path):
         models.append((model, model.policy.parameters_to_vector() - before))
     (_, step), (model, compiled_step) = models
     assert np.linalg.norm(compiled_step - step) < (0.05 if "amp" in kwargs else 1e-4) * np.linalg.norm(step)
-    model.save(tmp_path / "compiled")
-    loaded = RainbowDQN.load(tmp_path / "compiled", gym.make("CartPole-v1"), learning_starts=50)
-    assert loaded.compile is True
-    loaded.learn(60)
-    assert loaded._n_updates == 2 + 3
 
 
-def test_a_compiled_model_is_sent_to_another_process(monkeypatch):
-    monkeypatch.setattr(th, "compile", partial(th.compile, backend="eager"))
-    model = make(compile=True).learn(60)
-    for sent in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        before = sent.policy.parameters_to_vector()
-        np.testing.assert_array_equal(before, model.policy.parameters_to_vector())
-        assert sent._loss_function is not model._loss_function
-        sent.learn(60)
-        assert not np.array_equal(sent.policy.parameters_to_vector(), before)
-
-
-def test_each_of_many_models_is_compiled(monkeypatch):
-    """torch gives up on a function after 8 versions of it."""
+@pytest.fixture
+def graphs(monkeypatch):
+    """What is compiled, which is run as it is written."""
     graphs = []
 
-    def count(graph, inputs):
+    def keep(graph, inputs):
         graphs.append(graph)
         return graph
 
-    monkeypatch.setattr(th, "compile", partial(th.compile, backend=count))
-    for width in range(1, 10):
+    monkeypatch.setattr(th, "compile", partial(th.compile, backend=keep))
+    return graphs
+
+
+def test_a_compiled_model_is_saved_and_sent_to_another_process(graphs, tmp_path):
+    model = make(compile=True).learn(60)
+    model.save(tmp_path / "compiled")
+    loaded = RainbowDQN.load(tmp_path / "compiled", gym.make("CartPole-v1"))
+    for n, sent in enumerate((loaded, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)), 1):
+        assert sent.compile is True
+        assert sent._loss_function is not model._loss_function
+        before = sent.policy.parameters_to_vector()
+        np.testing.assert_array_equal(before, model.policy.parameters_to_vector())
+        assert len(graphs) == n
+        sent.learn(60)
+        assert len(graphs) == n + 1
+        assert sent._n_updates == 2 * model._n_updates > 0
+        assert not np.array_equal(sent.policy.parameters_to_vector(), before)
+
+
+@th._dynamo.config.patch(recompile_limit=2)
+def test_each_of_many_models_is_compiled(graphs):
+    """torch gives up on a function after so many versions of it, 8 if nothing is said."""
+    for width in range(1, 4):
         model = make(Corridor(length=20), compile=True, policy_kwargs={"net_arch": [width]}).learn(60)
         assert len(graphs) == width
         assert model._n_updates > 1
