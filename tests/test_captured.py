@@ -10,6 +10,7 @@ import pytest
 import torch as th
 from envs import Corridor
 from models import OFF
+from needs import needs_compiler, needs_gpu
 from scipy import stats
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecNormalize
@@ -18,8 +19,6 @@ from sb3_rainbow import RainbowDQN, capturing, device_replay, rainbow
 from sb3_rainbow.captured import CapturedSteps, Settings
 from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.device_replay import DeviceReplay
-
-needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
 
 
 def make(observation="vector", n_rows=120, env=None, **kwargs):
@@ -319,6 +318,7 @@ def test_copies_have_the_priorities(on_the_cpu):
     assert len(leaves.unique()) > 30
 
 
+@needs_compiler
 def test_compiled(on_the_cpu):
     model = make(n_rows=60, policy_kwargs={"net_arch": [8], "n_atoms": 5})
     captured = CapturedSteps(model.policy, Compiled)
@@ -331,7 +331,7 @@ def test_compiled(on_the_cpu):
     assert (model.policy.parameters_to_vector() != before).any()
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=needs_compiler), pytest.param("cuda", marks=needs_gpu)])
 def test_noise_of_compiled_steps(device):
     """In each step each network has fresh noise, and the gradients know that of its weights; KS p above 1e-6 each."""
     model = make(n_rows=60, policy_kwargs={"net_arch": [256]}, device=device, **OFF | {"noisy": True})

@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from envs import random_transitions
 from gymnasium import spaces
+from needs import needs_gpu
 from scipy import stats
 
 from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer, device_replay
@@ -306,7 +307,7 @@ def test_frames_are_looked_up_in_64_bits():
     assert looked_up == [th.int64] * 2
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_compiled_frames_beyond_two_gigabytes():
     """That many frames can be counted in 32 bits, but not their bytes; the frame of zeros is the last."""
     rows = stacked_transitions(np.random.default_rng(0), 20, 1, 0)

@@ -11,6 +11,7 @@ import torch as th
 from envs import Corridor
 from gymnasium import spaces
 from models import OFF, make
+from needs import needs_compiler
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
@@ -149,7 +150,7 @@ class Normalized(BaseFeaturesExtractor):
         return self.dropout(self.norm(observations))
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
 def test_batch_normalization_counts_observations_alone(compile):
     """As in SB3's DQN, where the online network never sees the next ones; what selects among them has no dropout."""
     norms = []
@@ -233,6 +234,7 @@ def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
         OFF,
     ],
 )
+@needs_compiler
 def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs):
     """Another batch size too, which is compiled anew."""
     noise = {"noise": kwargs.pop("noise")} if "noise" in kwargs else {}

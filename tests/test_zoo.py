@@ -14,6 +14,7 @@ import pytest
 import rl_zoo3.enjoy
 import rl_zoo3.train
 import yaml
+from needs import needs_box2d
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
@@ -101,7 +102,13 @@ def test_entries():
 
 
 @pytest.mark.parametrize(
-    "env", [*sorted(ENTRIES.keys() - {"default", "atari"}), "BreakoutNoFrameskip-v4", "CliffWalking-v1"]
+    "env",
+    [
+        *sorted(ENTRIES.keys() - {"default", "atari", "LunarLander-v3"}),
+        pytest.param("LunarLander-v3", marks=needs_box2d),
+        "BreakoutNoFrameskip-v4",
+        "CliffWalking-v1",
+    ],
 )
 def test_every_entry_makes_a_model_and_trains(env):
     """Just beyond its warm-up."""
