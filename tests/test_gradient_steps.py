@@ -285,7 +285,7 @@ def test_a_compiled_model_is_saved_and_sent_to_another_process(graphs, tmp_path)
 
 @th._dynamo.config.patch(recompile_limit=2)
 def test_each_of_many_models_is_compiled(graphs):
-    """torch gives up on a function after so many versions of it, 8 if nothing is said."""
+    """torch gives up on a function after ``recompile_limit`` versions of it: 2 here, 8 by default."""
     for width in range(1, 4):
         model = make(Corridor(length=20), compile=True, policy_kwargs={"net_arch": [width]}).learn(60)
         assert len(graphs) == width

@@ -4,8 +4,10 @@ import importlib
 import shutil
 import subprocess
 import sys
+import tomllib
 import warnings
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import rl_zoo3.enjoy
 import rl_zoo3.train
 import yaml
 from needs import needs_box2d
+from packaging.requirements import Requirement
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
@@ -278,6 +281,13 @@ def test_model_cards_for_the_hub(tmp_path):
     readme = (tmp_path / "README.md").read_text()
     assert "model-index" in readme
     assert "500.00 +/- 0.00" in readme
+
+
+def test_the_extra_has_what_rl_zoos_plots_need():
+    """It is written out there, as rliable cannot come along on each Python."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {Requirement(line).name for line in metadata.requires("rl_zoo3") if 'extra == "plots"' in line}
+    assert {"rliable", "scipy"} <= wanted <= {Requirement(line).name for line in extras["zoo"]}
 
 
 @pytest.mark.parametrize(
