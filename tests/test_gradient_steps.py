@@ -154,7 +154,7 @@ class Normalized(BaseFeaturesExtractor):
 def test_batch_normalization_counts_observations_alone(compile):
     """As in SB3's DQN, where the online network never sees the next ones; what selects among them has no dropout."""
     norms = []
-    for double_q, compiled in ((False, False), (True, compile)):
+    for double_q, compiled in ((False, False), (False, compile), (True, compile)):
         model = make(Corridor(length=1000), double_q=double_q, compile=compiled,
                      policy_kwargs={"net_arch": [8], "features_extractor_class": Normalized})  # fmt: skip
         obs = np.random.default_rng(0).normal(size=(40, 1, 2)).astype(np.float32)
@@ -170,10 +170,11 @@ def test_batch_normalization_counts_observations_alone(compile):
         assert compiled or modes == ([True, False] if double_q else [True])
         norms.append(model.q_net.features_extractor.norm)
         assert norms[-1].training
-    assert norms[0].num_batches_tracked == norms[1].num_batches_tracked == 1
+    assert all(norm.num_batches_tracked == 1 for norm in norms)
     assert norms[0].running_mean.abs().max() > 0
-    for name in ("running_mean", "running_var"):
-        th.testing.assert_close(getattr(norms[0], name), getattr(norms[1], name), rtol=1e-6, atol=1e-7)
+    for norm in norms[1:]:
+        for name in ("running_mean", "running_var"):
+            th.testing.assert_close(getattr(norms[0], name), getattr(norm, name), rtol=1e-6, atol=1e-7)
 
 
 class Functional(BaseFeaturesExtractor):
@@ -238,7 +239,7 @@ def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
 def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs):
     """Another batch size too, which is compiled anew."""
     noise = {"noise": kwargs.pop("noise")} if "noise" in kwargs else {}
-    models = []
+    steps = []
     for compiled in (False, True):
         model = make(compile=compiled, learning_starts=10**6, learning_rate=1.0, **kwargs, policy_kwargs={
             "net_arch": [16], "optimizer_class": th.optim.SGD, **noise})  # fmt: skip
@@ -249,8 +250,8 @@ def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs):
         before = model.policy.parameters_to_vector()
         model.train(1, batch_size=64)
         model.train(1, batch_size=32)
-        models.append((model, model.policy.parameters_to_vector() - before))
-    (_, step), (model, compiled_step) = models
+        steps.append(model.policy.parameters_to_vector() - before)
+    step, compiled_step = steps
     assert np.linalg.norm(compiled_step - step) < (0.05 if "amp" in kwargs else 1e-4) * np.linalg.norm(step)
 
 
