@@ -12,6 +12,7 @@ from torch._inductor import config
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
 needs_compiler = pytest.mark.skipif(
+    # The one that torch calls: what CXX names, or g++
     not shutil.which(config.cpp.cxx[-1]) or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
     reason="needs a C++ compiler and the headers of Python",
 )

@@ -236,7 +236,7 @@ def test_amp_takes_nearly_the_same_gradient_step(distributional, tmp_path):
     ],
 )
 @needs_compiler
-def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs):
+def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs, tmp_path):
     """Another batch size too, which is compiled anew."""
     noise = {"noise": kwargs.pop("noise")} if "noise" in kwargs else {}
     steps = []
@@ -253,6 +253,11 @@ def test_compiled_gradient_steps_are_equal_but_for_rounding(kwargs):
         steps.append(model.policy.parameters_to_vector() - before)
     step, compiled_step = steps
     assert np.linalg.norm(compiled_step - step) < (0.05 if "amp" in kwargs else 1e-4) * np.linalg.norm(step)
+    model.save(tmp_path / "compiled")
+    loaded = RainbowDQN.load(tmp_path / "compiled", gym.make("CartPole-v1"), learning_starts=50)
+    assert loaded.compile is True
+    loaded.learn(60)
+    assert loaded._n_updates == 2 + 3
 
 
 @pytest.fixture
@@ -268,19 +273,15 @@ def graphs(monkeypatch):
     return graphs
 
 
-def test_a_compiled_model_is_saved_and_sent_to_another_process(graphs, tmp_path):
+def test_a_compiled_model_is_sent_to_another_process(graphs):
     model = make(compile=True).learn(60)
-    model.save(tmp_path / "compiled")
-    loaded = RainbowDQN.load(tmp_path / "compiled", gym.make("CartPole-v1"))
-    for n, sent in enumerate((loaded, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)), 1):
-        assert sent.compile is True
+    for n, sent in enumerate((pickle.loads(pickle.dumps(model)), copy.deepcopy(model)), 1):
         assert sent._loss_function is not model._loss_function
         before = sent.policy.parameters_to_vector()
         np.testing.assert_array_equal(before, model.policy.parameters_to_vector())
         assert len(graphs) == n
         sent.learn(60)
         assert len(graphs) == n + 1
-        assert sent._n_updates == 2 * model._n_updates > 0
         assert not np.array_equal(sent.policy.parameters_to_vector(), before)
 
 
