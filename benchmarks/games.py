@@ -28,7 +28,7 @@ from stable_baselines3 import DQN
 from training_curve import read_curve
 
 from sb3_rainbow import RainbowDQN
-from sb3_rainbow.arguments import has_bfloat16
+from sb3_rainbow.arguments import bfloat16_is_faster
 from sb3_rainbow.envs import make_ale_vec_env
 from sb3_rainbow.networks import DataEfficientConv
 
@@ -65,7 +65,7 @@ def make(learner: str, game: str, seed: int, device: str, folder: str) -> DQN:
     arguments = {name: value for name, value in entry.items() if name not in OF_ZOO}
     arguments |= STEPS | SCALED[learner] | {"policy_kwargs": NETWORK | POLICY[learner], "seed": seed, "device": device}
     if learner == "rainbow":
-        arguments["amp"] = has_bfloat16(th.device(device).type)
+        arguments["amp"] = bfloat16_is_faster(th.device(device).type)
     env = make_ale_vec_env(f"{game}NoFrameskip-v4", N_ENVS, seed, monitor_dir=folder)
     return {"rainbow": RainbowDQN, "dqn": DQN}[learner]("CnnPolicy", env, **arguments)
 

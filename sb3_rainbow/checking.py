@@ -12,7 +12,7 @@ from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import (
     agreement,
-    has_bfloat16,
+    bfloat16_is_faster,
     instance_of,
     learning_rate_or_schedule,
     number,
@@ -136,10 +136,10 @@ class CheckingDQN(DQN):
         :raises ValueError: naming the first argument that does not fit
         """
         self._require_agreement(self._buffer_arguments())
-        if self.amp and not has_bfloat16(self.device.type):
+        if self.amp and not bfloat16_is_faster(self.device.type):
             warnings.warn(
-                f"amp=True makes gradient steps slower here: the {self.device.type} has no instructions for bfloat16. "
-                "Write amp=False",
+                f"amp=True makes gradient steps slower here: the {self.device.type} has no fast instructions for "
+                "bfloat16. Write amp=False",
                 stacklevel=3,
             )
         if self.buffer_size < self.batch_size:

@@ -93,7 +93,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
     :param prioritized_replay_beta_fraction: share of training over which it rises, above 0 to 1
     :param prioritized_replay_eps: added to every priority, above 1e-30
     :param amp: networks compute gradient steps in bfloat16 (``torch.autocast``), which is faster where the processor or
-        the GPU has it; weights, scalar Q-values, losses and priorities stay float32
+        the GPU has fast instructions for it; weights, scalar Q-values, losses and priorities stay float32
     :param compile: the networks and the loss are compiled (``torch.compile``) in the first gradient step, which takes
         about half a minute and needs a C++ compiler; later ones are faster, and equal but for rounding (a dropout
         layer of yours draws other numbers). On a GPU replay is copied to its memory, where there is room, and a whole

@@ -21,7 +21,7 @@ from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
-from sb3_rainbow.arguments import has_bfloat16
+from sb3_rainbow.arguments import bfloat16_is_faster
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.networks import NatureConv
 
@@ -537,18 +537,26 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_no_priority(distributio
 
 
 @pytest.mark.parametrize(
-    ("flags", "is_there"),
-    [("fpu avx512f avx512_bf16", True), ("amx_bf16", True), ("asimd bf16", True), ("avx2 avx512f", False)],
+    ("vendor", "flags", "is_there"),
+    [
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", True),  # Zen 4
+        ("AuthenticAMD", "avx512f avx512_bf16 avx512_fp16", True),
+        ("GenuineIntel", "fpu avx512f avx512_bf16", True),  # Cooper Lake
+        ("GenuineIntel", "avx512_bf16 avx512_fp16 amx_bf16 amx_tile", True),  # Sapphire Rapids
+        ("GenuineIntel", "avx512_bf16 avx512_fp16", False),  # the same, in a virtual machine without AMX
+        ("", "asimd bf16", True),
+        ("GenuineIntel", "avx2 avx512f", False),
+    ],
 )
-def test_amp_warns_where_the_processor_has_no_bfloat16(flags, is_there, tmp_path, monkeypatch):
+def test_amp_warns_where_the_processor_has_no_fast_bfloat16(vendor, flags, is_there, tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
-    assert has_bfloat16("cpu", cpuinfo) is is_there
-    assert has_bfloat16("cpu", tmp_path / "of another system") is True
-    assert has_bfloat16("mps", cpuinfo) is True
+    cpuinfo.write_text("".join(f"processor\t: {i}\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n\n" for i in (0, 1)))
+    assert bfloat16_is_faster("cpu", cpuinfo) is is_there
+    assert bfloat16_is_faster("cpu", tmp_path / "of another system") is True
+    assert bfloat16_is_faster("mps", cpuinfo) is True
     monkeypatch.setattr(th.cuda, "is_bf16_supported", lambda including_emulation: is_there)
-    assert has_bfloat16("cuda", tmp_path) is is_there
-    monkeypatch.setattr("sb3_rainbow.checking.has_bfloat16", lambda device_type: is_there)
+    assert bfloat16_is_faster("cuda", tmp_path) is is_there
+    monkeypatch.setattr("sb3_rainbow.checking.bfloat16_is_faster", lambda device_type: is_there)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         RainbowDQN("MlpPolicy", "CartPole-v1", amp=True, device="cpu")
