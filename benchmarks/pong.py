@@ -74,9 +74,9 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
         convolutions' ``layer_norm`` and ``input_norm``, and ``epsilon_steps``; n_envs does not change gradient steps
         per env step
     :param device: such as "cpu" or "cuda"
-    :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where it is not known
-        to be slower. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost a network that
-        won by 20 points 3.6 of them
+    :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where that is not
+        known to be slower. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost
+        a network that won by 20 points 3.6 of them
     :raises ValueError: when there are no steps, no whole gradient steps for each step of so many envs, or no such
         arguments
     """
