@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow.arguments import number, switch, whole_number
 from sb3_rainbow.available import available_memory
@@ -340,3 +341,18 @@ class RainbowReplayBuffer(ReplayBuffer):
 
 class RainbowDictReplayBuffer(RainbowReplayBuffer, DictReplayBuffer):  # type: ignore[misc, override]
     """``RainbowReplayBuffer`` for Dict observations."""
+
+
+def end_trajectories(buffer: ReplayBuffer | None) -> None:
+    """
+    Let no window and no episode run on from what is stored: a reset follows that no done announced.
+
+    :param buffer: ours, or another; those of SB3 that look at more than single transitions are told as well
+    """
+    if isinstance(buffer, RainbowReplayBuffer | HerReplayBuffer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # HerReplayBuffer asks whether it should have been called
+            buffer.truncate_last_trajectory()
+    elif isinstance(buffer, NStepReplayBuffer) and buffer.size():
+        newest = buffer.pos - 1
+        buffer.timeouts[newest] = np.where(buffer.dones[newest] != 0, buffer.timeouts[newest], 1)

@@ -42,17 +42,18 @@ class CapturingDQN(DQN):
         :return: what makes them without the host; None where something does not suit
         """
         is_meant = self.compile and self.device.type in CapturedSteps.DEVICES
-        can_be = is_meant and are_known and self._vec_normalize_env is None
+        is_possible = is_meant and are_known and self._vec_normalize_env is None
         buffer: Any = self.replay_buffer
         captured = self._captured
         if captured is not None:
-            if can_be and captured.has_copy_of(buffer) and captured.still_suits(self.policy):
+            if is_possible and captured.has_copy_of(buffer) and captured.still_suits(self.policy):
                 return captured
             captured.give_up_copy()  # there must be room for the next one
-        can_be = can_be and self._has_room and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)
-        if can_be:
-            self._has_room = can_be = DeviceReplay.fits(buffer, self.device)
-        if not can_be:
+        is_possible = is_possible and self._has_room and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)
+        if not is_possible:
+            return None
+        self._has_room = DeviceReplay.fits(buffer, self.device)
+        if not self._has_room:
             return None
         if captured is None or not captured.still_suits(self.policy):
             self._captured = captured = CapturedSteps(self.policy, Compiled)

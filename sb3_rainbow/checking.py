@@ -30,6 +30,11 @@ _EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_fina
 # What the network and the replay buffer are made with, and do not ask for again
 _FIXED = (*NETWORK_SWITCHES, "prioritized_replay", "prioritized_replay_alpha")
 _AT_LEAST = {"learning_starts": 0, "batch_size": 1, "gradient_steps": -1, "n_steps": 1, "target_update_interval": 1}
+_ABOVE = {
+    "prioritized_replay_beta_fraction": (0, 1, ""),
+    # Priorities are float32
+    "prioritized_replay_eps": (1e-30, 1e30, "a transition of priority 0 would never be drawn again"),
+}
 
 
 class CheckingDQN(DQN):
@@ -93,18 +98,8 @@ class CheckingDQN(DQN):
             self.max_grad_norm = np.inf
         elif not (isinstance(self.max_grad_norm, float) and self.max_grad_norm == np.inf):
             self.max_grad_norm = number("max_grad_norm", self.max_grad_norm, 0, above=True)
-        beta_fraction = self.prioritized_replay_beta_fraction
-        self.prioritized_replay_beta_fraction = number(
-            "prioritized_replay_beta_fraction", beta_fraction, 0, 1, above=True
-        )
-        self.prioritized_replay_eps = number(
-            "prioritized_replay_eps",
-            self.prioritized_replay_eps,
-            1e-30,  # priorities are float32
-            1e30,
-            above=True,
-            hint="a transition of priority 0 would never be drawn again",
-        )
+        for name, (low, high, hint) in _ABOVE.items():
+            setattr(self, name, number(name, getattr(self, name), low, high, above=True, hint=hint))
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         self._clean_numbers()

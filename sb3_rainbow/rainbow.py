@@ -26,7 +26,7 @@ from sb3_rainbow.arguments import (
     subclass_of,
     whole_number,
 )
-from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
+from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer, end_trajectories
 from sb3_rainbow.captured import Settings
 from sb3_rainbow.capturing import CapturingDQN
 from sb3_rainbow.checking import CheckingDQN, constructor_arguments
@@ -64,8 +64,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
     :param train_freq: update the model every ``train_freq`` vectorised steps (each ``n_envs`` env steps), or a tuple
         such as ``(5, "step")`` or ``(2, "episode")``
     :param gradient_steps: gradient steps after each rollout; -1: as many as env steps were made in it
-    :param replay_buffer_class: replay buffer class (for instance ``HerReplayBuffer``); it gets those of ``n_steps``,
-        ``gamma`` and ``prioritized_replay`` that its constructor takes. Default: chosen by the observation space
+    :param replay_buffer_class: replay buffer class (for instance ``HerReplayBuffer``); it gets ``n_steps``, ``gamma``,
+        ``prioritized_replay``, its alpha and its beta0 if its constructor takes them. Default: by observation space
     :param replay_buffer_kwargs: further arguments of the replay buffer, such as ``frame_stack``
     :param optimize_memory_usage: for other buffer classes; the default ones do not have SB3's variant
     :param n_steps: length of the n-step return, 1 for none
@@ -264,7 +264,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if not (self.policy.training and self.q_net.training):
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        require_finite(self.num_timesteps, learning_rate=self.lr_schedule(self._current_progress_remaining))
+        require_finite(self.num_timesteps, learning_rate=self.policy.optimizer.param_groups[0]["lr"])
         self._update_buffer()
         assert self.replay_buffer is not None
         is_ours = type(self)._gradient_step is RainbowDQN._gradient_step and type(self)._loss is RainbowDQN._loss
@@ -460,8 +460,10 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        self.policy.set_training_mode(False)
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            self.policy.set_training_mode(False)
         return self
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
@@ -476,8 +478,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             self._last_obs = callback.locals["new_obs"]
             if self._vec_normalize_env is not None:
                 self._last_original_obs = self._vec_normalize_env.get_original_obs()
-            if isinstance(self.replay_buffer, RainbowReplayBuffer):
-                self.replay_buffer.truncate_last_trajectory()
+            end_trajectories(self.replay_buffer)
         return rollout
 
     def _setup_learn(
@@ -490,8 +491,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._last_obs = None  # or training would go on from it after a reset that was interrupted
-            if isinstance(self.replay_buffer, RainbowReplayBuffer):
-                self.replay_buffer.truncate_last_trajectory()
+            end_trajectories(self.replay_buffer)
         if self.device.type == "cpu" and not isinstance(self.q_net.features_extractor, FlattenExtractor):
             keep_freed_memory()  # for what convolutions put out
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import known_device
-from sb3_rainbow.buffers import RainbowReplayBuffer
+from sb3_rainbow.buffers import RainbowReplayBuffer, end_trajectories
 from sb3_rainbow.checking import NETWORK_SWITCHES
 from sb3_rainbow.files import Path, check_saved_model, written_beside
 
@@ -155,12 +155,11 @@ class SavingDQN(DQN):
         except (OSError, MemoryError):
             raise
         except AssertionError as error:  # SB3's own words on what is missing
-            self.replay_buffer = before
             raise ValueError(f"{path} holds no replay buffer that can be used here: {error}") from error
         except Exception as error:  # unpickling another file may raise anything
-            self.replay_buffer = before
             raise ValueError(f"{path} is truncated, or holds no replay buffer ({error!r})") from error
-        loaded, self.replay_buffer = self.replay_buffer, before
+        finally:
+            loaded, self.replay_buffer = self.replay_buffer, before
         assert loaded is not None
         spaces_and_envs = {
             "observation space": (loaded.observation_space, self.observation_space),
@@ -170,8 +169,8 @@ class SavingDQN(DQN):
         remedy = "load it into a model like the one that it was saved with, or move the file away and go on without it"
         _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priorities(loaded), remedy)
         self.replay_buffer = loaded
-        if isinstance(loaded, RainbowReplayBuffer) and truncate_last_traj:
-            loaded.truncate_last_trajectory()
+        if truncate_last_traj:
+            end_trajectories(loaded)
 
     def _priorities(self, loaded: ReplayBuffer) -> dict[str, tuple[Any, Any]]:
         """

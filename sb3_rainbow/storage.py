@@ -167,11 +167,11 @@ class AutoStorage:
 
     def _choose(self, plain: ArrayStorage, n_slots: int) -> None:
         stacking = max(self._explained, key=self._explained.__getitem__)
-        is_explained = 2 * self._explained[stacking] > self._n_judged
-        if not (is_explained or self._is_frame):
-            return
-        if self._n_judged and not is_explained:  # where nothing moved, it may yet be the likeliest stacking
-            stacking = _SINGLE_FRAME
+        if 2 * self._explained[stacking] <= self._n_judged:  # it does not explain most
+            if not self._is_frame:
+                return
+            if self._n_judged:  # where nothing moved, it may yet be the likeliest stacking
+                stacking = _SINGLE_FRAME
         frames = FrameStorage(*self._ring, *stacking)
         envs = np.arange(frames.n_envs)
         for slot in range(n_slots):

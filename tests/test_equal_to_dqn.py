@@ -68,6 +68,24 @@ def test_each_switch_makes_a_difference(switch):
     assert weights[0].shape != weights[1].shape or not np.array_equal(*weights)
 
 
+def test_a_schedule_is_asked_as_often_as_by_dqn():
+    """It may count."""
+
+    def asked(algorithm, **kwargs):
+        progress = []
+        model = algorithm(
+            "MlpPolicy", "CartPole-v1", learning_rate=lambda remaining: progress.append(remaining) or 1e-3,
+            learning_starts=100, **kwargs,
+        )  # fmt: skip
+        progress.clear()  # the constructor tries it out
+        model.learn(200)
+        return progress
+
+    ours = asked(RainbowDQN, n_steps=1, **OFF)
+    assert ours == asked(DQN)
+    assert len(ours) >= 25
+
+
 def test_training_goes_on_equally_after_a_second_learn():
     kwargs = {"n_steps": 3, **ALIKE}
     ours = RainbowDQN("MlpPolicy", "CartPole-v1", **OFF, **copy.deepcopy(kwargs))

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from functools import partial
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -89,6 +90,17 @@ def test_q_values_are_those_that_deterministic_actions_follow(tmp_path):
         np.testing.assert_array_equal(actions, changed.predict(obs, deterministic=True)[0])
         assert (changed.predict(obs)[0] != actions).any()
         model.save(tmp_path / "model")
+
+
+def test_q_values_are_those_of_the_mean_weights_after_a_gradient_step_was_interrupted():
+    model = make(train_freq=1)
+    model.replay_buffer.update_priorities = Mock(side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60)
+    obs = np.random.default_rng(0).standard_normal((256, 4)).astype(np.float32)
+    q_values = model.q_net(th.as_tensor(obs))
+    model.predict(obs[0], deterministic=True)  # SB3's, after which they are
+    th.testing.assert_close(model.q_net(th.as_tensor(obs)), q_values, rtol=0, atol=0)
 
 
 def test_learning_that_ends_before_it_starts_is_warned_of():

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from envs import Corridor
 from models import Record, corridors, make
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_rainbow import RainbowDQN
 
+SB3S_OWN = {"replay_buffer_class": NStepReplayBuffer, "prioritized_replay": False}
 ends_early = pytest.mark.filterwarnings("ignore:learn.* asks for env steps before learning starts")
 
 
 @ends_early
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_no_window_runs_across_a_second_learn(n_envs):
+@pytest.mark.parametrize(("n_envs", "other"), [(1, {}), (2, {}), (1, SB3S_OWN)])
+def test_no_window_runs_across_a_second_learn(n_envs, other):
     """Episode 1 is cut after 3 of its 100 steps by the reset of the second learn."""
-    model = make(corridors(n_envs, length=100), n_steps=5, gamma=1.0, train_freq=1)
+    model = make(corridors(n_envs, length=100), n_steps=5, gamma=1.0, train_freq=1, **other)
     model.learn(3 * n_envs)
     model.learn(6 * n_envs)
     sample = model.replay_buffer._get_samples(np.array([0, 2 * n_envs, 3 * n_envs]))
@@ -34,8 +38,9 @@ def test_a_window_goes_on_where_the_env_is_not_reset():
 
 
 @ends_early
-def test_no_window_runs_from_a_loaded_buffer_into_a_new_env(tmp_path):
-    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1)
+@pytest.mark.parametrize("other", [{}, SB3S_OWN])
+def test_no_window_runs_from_a_loaded_buffer_into_a_new_env(other, tmp_path):
+    model = make(corridors(1, length=100), n_steps=5, gamma=1.0, train_freq=1, **other)
     model.learn(3)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
@@ -129,6 +134,39 @@ def test_no_window_runs_across_a_step_that_is_refused():
     env.step = step
     model.learn(6, reset_num_timesteps=False)
     assert model.replay_buffer._get_samples(np.array([0])).rewards.item() == 1 + 2 + 3
+
+
+@ends_early
+@pytest.mark.parametrize("how", ["error", "callback", "second learn", "set_env"])
+def test_no_goal_of_hindsight_comes_from_beyond_a_reset(how):
+    """Episodes have 10 steps. That SB3's learn() resets the env is no news to its HerReplayBuffer."""
+
+    def fail(callback):
+        if callback.num_timesteps == 14:
+            raise KeyboardInterrupt
+
+    other = {"replay_buffer_class": HerReplayBuffer, "n_steps": 1, "prioritized_replay": False}
+    env = BitFlippingEnv(10, continuous=False)
+    model = make(env, "MultiInputPolicy", **other, train_freq=1, learning_starts=1000)
+    if how == "error":
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(30, Record(fail))
+    elif how == "callback":
+        model.learn(30, StopTrainingOnMaxEpisodes(1))
+    else:
+        model.learn(14)
+    if how == "set_env":
+        model.set_env(env)
+    model.learn(20, reset_num_timesteps=how == "second learn")
+    buffer = model.replay_buffer
+    seen, following = buffer.observations["observation"][:, 0], buffer.next_observations["observation"][:, 0]
+    starts, lengths = buffer.ep_start[:, 0], buffer.ep_length[:, 0]
+    for row in np.flatnonzero(lengths):
+        assert starts[row] <= row < starts[row] + lengths[row] <= starts[row] + 10
+        if row > starts[row]:
+            np.testing.assert_array_equal(seen[row], following[row - 1])
+    assert lengths[0] > 0
+    assert lengths[buffer.pos - 20] == lengths[buffer.pos - 10] == 10  # the two whole episodes since
 
 
 @ends_early
