@@ -71,12 +71,19 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool, table.open("a", newline="") as file:
         runs = [pool.submit(run, args.env, seed) for seed in args.seeds]
         for finished in as_completed(runs):
+            if finished.exception() is not None:
+                continue  # the others go on, and are written
             row = finished.result()
             writer = csv.DictWriter(file, row.keys())
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
             file.flush()
+    failed = [
+        f"seed {seed}: {each.exception()}" for seed, each in zip(args.seeds, runs, strict=True) if each.exception()
+    ]
+    if failed:
+        sys.exit("\n".join(["these have failed:", *failed]))
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ GROUPS = {"n_step": ["2-step", "3-step", "4-step"]}
 def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> dict[str, Any]:
     """
     :param variant: its switches
-    :param steps: env steps at most. Epsilon changes as in the entry, however many these are, and so does beta, but with
-        fewer than in the entry it is 1 at their end, and stays so when a run goes on
+    :param steps: env steps at most. Epsilon and beta change as in the entry, however many these are, but where they are
+        too few for that have their last values at the end, and keep them when a run goes on
     :param changes: arguments and switches that are others, also of the entry's ``policy_kwargs``, Adam's ``eps``, its
         convolutions' ``layer_norm`` and ``input_norm``, and ``epsilon_steps``; n_envs does not change gradient steps
         per env step
@@ -216,10 +216,13 @@ def train(seed: int, steps: int, arguments: dict[str, Any], table: Path, checkpo
         rows = []
         checkpoint.mkdir(parents=True, exist_ok=True)
         save(model, checkpoint)  # or games before the next one could not be told from somebody else's
+    for file in checkpoint.glob("weights_*.zip"):
+        if steps_of(file) > model.num_timesteps:  # of the games after the checkpoint, which are played anew
+            file.unlink()
     if rows:
         write(table, rows)
     else:
-        table.unlink(missing_ok=True)  # of games after the checkpoint, which are played anew
+        table.unlink(missing_ok=True)
     left = steps - model.num_timesteps
     if left > 0 and not is_solved(rows):
         model.learn(left, Games(table, rows, checkpoint), reset_num_timesteps=False)

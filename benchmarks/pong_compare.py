@@ -9,9 +9,8 @@ env steps to the first mean of 18 over 100 games, a run a row. With more than on
 two-sided p values of the Jonckheere-Terpstra test (Biometrika 41, 1954), which for two groups is that of Mann and
 Whitney: how often groups that do not differ would be as far apart, in the order in which they are written or in the
 other. Runs of the same seed, the number at the end of a file's name, are one value, their mean. A run that has not got
-to 18 may be later than it is old: the range of p is that of groups in which such runs need the least that they can, or
-never get there. The block that a run ends in has its number of games beside it, and no part in p, so that late blocks
-lack the soonest runs.
+to 18 may do so at any time after its end, or never: the range of p is that of all times at which such runs may. The
+block that a run ends in has its number of games beside it, and no part in p, so that late blocks lack the soonest runs.
 """
 
 import argparse
@@ -147,14 +146,47 @@ def goal_p(groups: list[list[Path]], goals: dict[Path, tuple[float, bool]]) -> s
     :param goals: what ``steps_to_goal`` returned for each
     :return: p of the env steps to 18, from the least to the most that it can be
     """
-    ends = []
-    for later in itertools.product((0, math.inf), repeat=len(groups)):
-        steps_of = [
-            [goals[table][0] + (0 if goals[table][1] else more) for table in group]
-            for group, more in zip(groups, later, strict=True)
-        ]
-        ends.append(trend_p([of_seeds(*pair) for pair in zip(groups, steps_of, strict=True)]))
-    return " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ends), max(ends))))
+    least = [of_seeds(group, [goals[table][0] for table in group]) for group in groups]
+    stopped = [of_seeds(group, [float(not goals[table][1]) for table in group]) for group in groups]
+    n_open = sum(share > 0 for shares in stopped for share in shares)
+    places = places_between(sorted({steps for group in least for steps in group}), n_open)
+    times = [
+        [steps, *(place for place in places if place > steps)] if share > 0 else [steps]
+        for group, shares in zip(least, stopped, strict=True)
+        for steps, share in zip(group, shares, strict=True)
+    ]
+    sizes = list(map(len, least))
+    ps = {p_of_order(order, sizes) for order in {in_order(values) for values in itertools.product(*times)}}
+    return " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ps), max(ps))))
+
+
+def places_between(values: list[float], n: int) -> list[float]:
+    """
+    :param values: ascending
+    :param n: so many may lie between two of them, in any order
+    :return: places for these, after each value, and never
+    """
+    gaps = zip(values, [*values[1:], values[-1] + 1], strict=True)
+    return [low + (high - low) * number / (n + 1) for low, high in gaps for number in range(1, n + 1)] + [math.inf]
+
+
+def in_order(values: Sequence[float]) -> tuple[int, ...]:
+    """
+    :param values: numbers
+    :return: the rank of each
+    """
+    rank = {value: number for number, value in enumerate(sorted(set(values)))}
+    return tuple(rank[value] for value in values)
+
+
+def p_of_order(ranks: tuple[int, ...], sizes: list[int]) -> float:
+    """
+    :param ranks: of the values of all groups, one group after the other
+    :param sizes: of the groups
+    :return: what ``trend_p`` makes of them
+    """
+    values = iter(ranks)
+    return trend_p([[next(values) for _ in range(size)] for size in sizes])
 
 
 if __name__ == "__main__":

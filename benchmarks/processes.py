@@ -96,7 +96,10 @@ def measure_in_turn(
             assert child.stdin is not None
             assert child.stdout is not None
             print(steps, file=child.stdin, flush=True)
-            answers[name].append(json.loads(child.stdout.readline()))
+            answer = child.stdout.readline()
+            if not answer:
+                sys.exit(f"{name} has ended without an answer: see what it said above")
+            answers[name].append(json.loads(answer))
     for child in children.values():
         child.communicate()
     return {name: values[1:] for name, values in answers.items()}

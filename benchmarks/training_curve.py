@@ -4,8 +4,8 @@ Turn the Monitor files of training runs into curves: a CSV for each, with one ro
     python train.py --algo rainbow --env PongNoFrameskip-v4 --seed 1 -f logs
     python benchmarks/training_curve.py logs/rainbow/PongNoFrameskip-v4_1 --output benchmarks/results/pong
 
-Env steps are Monitor's lengths over 4, as on Atari Monitor counts emulator frames. It counts the no-op and FIRE frames
-of each reset too, so the number is slightly above SB3's ``num_timesteps``.
+Env steps are Monitor's lengths over 4, as on Atari Monitor counts emulator frames, summed over games that have ended:
+fewer than SB3's ``num_timesteps`` by those of the games that have not, more by the no-ops and FIRE of each reset.
 """
 
 import argparse
@@ -69,9 +69,12 @@ def main() -> None:
     parser.add_argument("--frames-per-step", type=int, default=4, help="1 for all but Atari")
     parser.add_argument("--title", default="RainbowDQN on PongNoFrameskip-v4")
     args = parser.parse_args()
+    names = args.names or [run.name for run in args.runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"names={names} must differ, or runs would be written over: write --names")
     args.output.mkdir(parents=True, exist_ok=True)
     curves = {}
-    for name, run in zip(args.names or [run.name for run in args.runs], args.runs, strict=True):
+    for name, run in zip(names, args.runs, strict=True):
         curves[name] = curve = read_curve(run, args.frames_per_step)
         curve.to_csv(args.output / f"{name.replace(' ', '_')}.csv", index=False)
         for level in (0, 10, 17, 18):

@@ -71,11 +71,6 @@ class CheckingDQN(DQN):
         self.buffer_size = whole_number("buffer_size", self.buffer_size, 1, 10**12)
         self.learning_rate = learning_rate_or_schedule(self.learning_rate)
         self.train_freq = train_frequency(self.train_freq)
-        if self.n_envs > 1 and "episode" in self.train_freq:
-            raise ValueError(
-                f"train_freq={self.train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count "
-                'steps, such as (4, "step")'
-            )
         eps = (0.0, 0.0) if self.noisy else (1.0, 0.05)
         for name, default in zip(_EPSILON, (0.1, *eps), strict=True):
             value = getattr(self, name)
@@ -103,7 +98,21 @@ class CheckingDQN(DQN):
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         self._clean_numbers()
+        self._require_one_env_for_episodes()
         return super().learn(*args, **kwargs)
+
+    def _require_one_env_for_episodes(self) -> None:
+        """
+        Not asked for where a model is loaded, which may be there to play.
+
+        :raises ValueError: when gradient steps are to follow episodes, of several envs
+        """
+        train_freq = train_frequency(self.train_freq)
+        if self.n_envs > 1 and "episode" in train_freq:
+            raise ValueError(
+                f"train_freq={train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count steps, "
+                'such as (4, "step")'
+            )
 
     def _require_agreement(self, buffer_arguments: dict[str, Any]) -> None:
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):
@@ -131,6 +140,7 @@ class CheckingDQN(DQN):
         :raises ValueError: naming the first argument that does not fit
         """
         self._require_agreement(self._buffer_arguments())
+        self._require_one_env_for_episodes()
         if self.amp and not bfloat16_is_faster(self.device.type):
             warnings.warn(
                 f"amp=True makes gradient steps slower here: the {self.device.type} has no fast instructions for "

@@ -27,6 +27,7 @@ class SavingDQN(DQN):
     prioritized_replay_alpha: float
     _play_only = False
     _warn_of_idle_switches: Callable[[], None]
+    _require_one_env_for_episodes: Callable[[], None]
 
     def save(
         self,
@@ -121,6 +122,8 @@ class SavingDQN(DQN):
                 f"{' and '.join(given)} would need other weights than those in {path}: load it as it was saved, or "
                 "train a new model"
             ) from error
+        if "train_freq" in others:
+            model._require_one_env_for_episodes()
         if "replay_buffer_class" in others:
             model._warn_of_idle_switches()
         return model

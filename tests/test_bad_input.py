@@ -317,6 +317,10 @@ def test_episodes_of_several_envs(tmp_path):
     RainbowDQN("MlpPolicy", env).save(tmp_path / "model")
     with pytest.raises(ValueError, match=message):
         RainbowDQN.load(tmp_path / "model", env, train_freq=(1, "episode"))
+    RainbowDQN("MlpPolicy", "CartPole-v1", train_freq=(1, "episode")).save(tmp_path / "model")
+    model = RainbowDQN.load(tmp_path / "model", env)  # to play
+    with pytest.raises(ValueError, match=message):
+        model.learn(100)
 
 
 def test_policies_that_do_not_suit_the_observations():

@@ -2,11 +2,13 @@
 
 import copy
 import sys
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
+from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import (
     AtariWrapper,
@@ -205,6 +207,17 @@ def test_a_truncated_game_is_told_from_one_that_was_lost():
             assert [info["TimeLimit.truncated"] for info in infos] == [step == 25] * 2
     assert infos[0]["episode"]["l"] == 101  # with the frame of FIRE
     assert infos[0]["terminal_observation"].shape == (4, 84, 84)
+
+
+@pytest.mark.parametrize("limit", [0, None])
+def test_a_game_without_a_limit_is_not_cut_off(limit, monkeypatch):
+    """Half an hour of play would show it: ALE has to be told of none that a game comes to."""
+    ale = Mock(wraps=AtariVectorEnv)
+    monkeypatch.setattr("sb3_rainbow.envs.AtariVectorEnv", ale)
+    spec = copy.deepcopy(gym.spec(PONG))
+    spec.kwargs["max_num_frames_per_episode"] = limit
+    assert not any(dones.any() for _, _, dones, _ in list(play(AleVecEnv(spec, 2), 20))[1:])
+    assert ale.call_args.kwargs["max_num_frames_per_episode"] == 2**31 - 1
 
 
 def test_it_is_used_as_sb3_uses_its_own():

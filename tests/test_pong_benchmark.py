@@ -95,15 +95,18 @@ def test_a_crash_leaves_a_model_with_its_own_replay_buffer(pong, tmp_path, monke
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(pong, "EVALUATION_STEPS", 40)
     with monkeypatch.context() as crash:
         crash.setattr(pong.RainbowDQN, "save_replay_buffer", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            train(pong, tmp_path, 160)
-    assert (checkpoint / "model_160.zip").exists()
+            train(pong, tmp_path, 240)
+    assert (checkpoint / "model_240.zip").exists()
     assert pong.last_steps(checkpoint) == 80
-    train(pong, tmp_path, 160)
-    names = ["model_160.zip", "replay_buffer_160.pkl"]
-    assert sorted(file.name for file in checkpoint.iterdir() if "weights" not in file.name) == names
+    weights = [f"weights_{steps}.zip" for steps in (120, 160, 200, 240)]
+    assert sorted(file.name for file in checkpoint.glob("weights_*")) == weights
+    train(pong, tmp_path, 160)  # in other games: what is evaluated must not be of those that came to nothing
+    names = ["model_160.zip", "replay_buffer_160.pkl", *weights[:2]]
+    assert sorted(file.name for file in checkpoint.iterdir()) == names
 
 
 def test_minutes_of_cpu_and_gpu_are_apart(pong_results, tmp_path, capsys):
@@ -185,6 +188,15 @@ def test_a_curve_is_one_of_episodes_that_have_ended(monkeypatch, tmp_path):
     env.reset()
     curve = read_curve(tmp_path, 1)
     assert curve["return"].tolist() == curve["env_steps"].tolist() == env.get_episode_rewards()
+
+
+def test_curves_of_one_name_are_not_written_over(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = importlib.import_module("training_curve")
+    monkeypatch.setattr(sys, "argv", ["training_curve.py", "a/run_1", "b/run_1", "--output", str(tmp_path / "curves")])
+    with pytest.raises(ValueError, match=r"names=\['run_1', 'run_1'\] must differ.*--names"):
+        script.main()
+    assert not (tmp_path / "curves").exists()
 
 
 def test_nothing_is_begun_with_arguments_that_are_not_known(pong, tmp_path, monkeypatch):
@@ -299,5 +311,9 @@ def test_runs_that_have_not_won_may_be_late_or_never_win(pong_compare, pong_resu
     assert [row[-1] for row in rows] == ["300", "350", "> 209"]
     # 300 beside 350 and 209: one pair of two in order, as most would have. Beside 350 and never: both, as one of three
     assert last[-1] == f"{2 / 3:.2g} to 1"
+    # Three were stopped before three others had won: if they win at once, or never, nothing could be further apart
+    stopped = {tmp_path / f"a_{seed}.csv": (100 + seed, False) for seed in range(3)}
+    won = {tmp_path / f"b_{seed}.csv": (200 + seed, True) for seed in range(3)}
+    assert pong_compare.goal_p([list(stopped), list(won)], stopped | won) == "0.1 to 1"
     with pytest.raises(ValueError, match=r"runs=.*none_0.csv has no games"):
         pong_compare.compare([[tmp_path / "none_0.csv"]], 1_000)
