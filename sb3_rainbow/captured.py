@@ -58,7 +58,7 @@ class CapturedSteps:
     def __init__(self, policy: RainbowPolicy, compile: Callable[..., Callable]) -> None:
         self.policy, self.device = policy, policy.device
         self._optimizer, self._networks = policy.optimizer, (policy.q_net, policy.q_net_target)
-        self._modules = [module for network in self._networks for module in network.modules()]
+        self._parts = self._parts_now()
         self._weights = [weight for network in self._networks for weight in network.parameters()]
         self.replay: DeviceReplay | None = None
         self._is_gpu = self.device.type == "cuda"
@@ -101,8 +101,8 @@ class CapturedSteps:
             and Chain.suits(policy.q_net)
             and Chain.suits(policy.q_net_target)
             and repr(policy.q_net) == repr(policy.q_net_target)
-            # Last, because a GPU has to be waited for to tell
-            and len({float(optimizer.state[weight]["step"]) for weight in weights if weight in optimizer.state}) < 2
+            # Last, because a GPU has to be waited for to tell. Those that were frozen have no state
+            and len({float(optimizer.state.get(weight, {}).get("step", 0)) for weight in weights}) == 1
         )
 
     def make(self, buffer: RainbowReplayBuffer, n_steps: int, settings: Settings) -> None:
@@ -120,7 +120,7 @@ class CapturedSteps:
         with th.cuda.device(self.device) if self._is_gpu else nullcontext():
             self.replay.follow()
             if self._made_for is None or (settings, *self._state()) != self._made_for:
-                self._graph, self._n_warm, self._settings = None, 0, settings
+                self._graph, self._n_warm, self._settings, self._parts = None, 0, settings, self._parts_now()
                 self._adam = _adam_of(self.policy)
                 self._chain = Chain(self.policy.q_net, th.bfloat16 if settings.amp else th.float32)
                 self._made_for = settings, *self._state()
@@ -130,8 +130,18 @@ class CapturedSteps:
                 self._rate.fill_(rate)
             for _ in range(n_steps):
                 self._make_one()
-            self._n_logged += n_steps
+                self._n_logged += 1
             self._failure_seen.copy_(self._failure, non_blocking=True)
+
+    def has_same_parts(self) -> bool:
+        """
+        :return: whether the networks are made of the modules that the graph was captured with
+        """
+        return self._parts == self._parts_now()
+
+    def _parts_now(self) -> list[Any]:
+        """All modules, and what networks do beside them"""
+        return [part for network in self._networks for part in (network.dueling, *network.modules())]
 
     def _state(self) -> tuple[Any, ...]:
         """Where all tensors of the networks and of Adam are, and its numbers: the graph was captured with these"""
@@ -148,6 +158,16 @@ class CapturedSteps:
         """
         return self.replay is not None and self.replay.buffer is buffer and self.replay.is_current
 
+    def has_same_state(self) -> bool:
+        """
+        :return: whether Adam's state is the one that was last changed here, and not one that was loaded since: of that
+            ``suits`` has to be asked
+        """
+        state, weights = self._optimizer.state, self._adam.parameters.values()
+        return all(
+            step is state.get(weight, {}).get("step") for weight, step in zip(weights, self._adam.steps, strict=True)
+        )
+
     def still_suits(self, policy: RainbowPolicy) -> bool:
         """
         :param policy: that of the model now
@@ -162,7 +182,7 @@ class CapturedSteps:
             and self.policy.q_net_target is self._networks[1]
             and not any(options)
             and all(weight.requires_grad for weight in optimizer.param_groups[0]["params"])
-            and not any(has_hooks(module) for module in self._modules)
+            and not any(has_hooks(part) for part in self._parts if isinstance(part, th.nn.Module))
         )
 
     def write_back(self) -> None:

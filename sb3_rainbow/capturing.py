@@ -12,6 +12,8 @@ from sb3_rainbow.watch import require_finite
 
 SelfCapturingDQN = TypeVar("SelfCapturingDQN", bound="CapturingDQN")
 
+_OF_A_GRADIENT_STEP = ("_gradient_step", "_loss", "_clip_gradient")
+
 
 class CapturingDQN(DQN):
     """DQN that leaves gradient steps to ``CapturedSteps`` where it can, with ``compile``."""
@@ -26,8 +28,9 @@ class CapturingDQN(DQN):
 
     def learn(self: SelfCapturingDQN, *args: Any, **kwargs: Any) -> SelfCapturingDQN:
         self._has_room = True  # or so it may be by now
-        if self._captured is not None and not CapturedSteps.suits(self.policy):  # some weights may be frozen by now
-            self._captured.give_up_copy()
+        captured = self._captured  # some weights may be frozen by now, or the head another one
+        if captured is not None and not (captured.has_same_parts() and CapturedSteps.suits(self.policy)):
+            captured.give_up_copy()
         try:
             super().learn(*args, **kwargs)
             if self._captured is not None:
@@ -36,17 +39,19 @@ class CapturingDQN(DQN):
             self._write_back()
         return self
 
-    def _captured_steps(self, are_known: bool) -> CapturedSteps | None:
+    def _captured_steps(self, known: type[DQN]) -> CapturedSteps | None:
         """
-        :param are_known: whether gradient steps are those that ``CapturedSteps`` makes
+        :param known: the class whose gradient steps ``CapturedSteps`` makes; a subclass may have others
         :return: what makes them without the host; None where something does not suit
         """
         is_meant = self.compile and self.device.type in CapturedSteps.DEVICES
-        is_possible = is_meant and are_known and self._vec_normalize_env is None
+        is_known = all(getattr(type(self), name) is getattr(known, name) for name in _OF_A_GRADIENT_STEP)
+        is_possible = is_meant and is_known and self._vec_normalize_env is None
         buffer: Any = self.replay_buffer
         captured = self._captured
         if captured is not None:
-            if is_possible and captured.has_copy_of(buffer) and captured.still_suits(self.policy):
+            is_same = captured.has_copy_of(buffer) and captured.has_same_state() and captured.still_suits(self.policy)
+            if is_possible and is_same:
                 return captured
             captured.give_up_copy()  # there must be room for the next one
         is_possible = is_possible and self._has_room and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)

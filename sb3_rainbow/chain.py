@@ -65,7 +65,9 @@ class Chain:
         if type(network) is not RainbowNetwork or not isinstance(network.observation_space, spaces.Box):
             return False
         if isinstance(extractor, ConvExtractor):
-            is_known = type(extractor).forward is ConvExtractor.forward and all(map(_is_known_of_images, extractor.cnn))
+            own = type(extractor)
+            is_ours = own.forward is ConvExtractor.forward and own.forward_scaled is ConvExtractor.forward_scaled
+            is_known = is_ours and all(map(_is_known_of_images, extractor.cnn))
         else:
             is_known = type(extractor) is FlattenExtractor
         are_alike = len({len(stream) for stream in network.streams}) == 1
@@ -74,6 +76,7 @@ class Chain:
             is_known
             and are_alike
             and all(_is_known_of_streams(modules) for modules in zip(*network.streams, strict=True))
+            and type(network.q_net[-1]) not in _ACTIVATIONS
             and n_weights == len(list(network.parameters()))
             and not any(_has_any_hooks(module) for module in network.modules())
         )

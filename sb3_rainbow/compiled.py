@@ -23,6 +23,7 @@ class Compiled:
         # Of code of its own: torch keeps no more than 8 versions of one, whichever models they are of
         surroundings = function.__globals__, function.__name__, function.__defaults__, function.__closure__
         own = types.FunctionType(function.__code__.replace(), *surroundings)
+        own.__kwdefaults__ = function.__kwdefaults__
         self._fast = th.compile(own, dynamic=dynamic, options=options)
 
     def __call__(self, *args: Any) -> Any:

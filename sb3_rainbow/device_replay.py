@@ -54,8 +54,9 @@ class DeviceReplay:
         self.n_stored, self.newest = self._zeros((), th.int64), self._zeros((), th.int64)  # rows; a slot
         self.gamma, self.beta, self.max_priority = (self._zeros((), th.float64) for _ in range(3))
         self._last_gamma = self._last_beta = 0.0
-        self._n_added, self._n_updates = buffer.n_added, getattr(buffer.sampler, "n_updates", 0)
+        self._n_updates = getattr(buffer.sampler, "n_updates", 0)
         self._copy(np.arange(buffer.pos - buffer.size(), buffer.pos) % self.n_slots)
+        self._mark()
         self._follow_numbers()
 
         self.is_prioritized, self.alpha = isinstance(buffer.sampler, PrioritizedSampler), 0.0
@@ -131,7 +132,7 @@ class DeviceReplay:
             self.leaves.view(-1)[self._tensor(self._rows(slots))] = self.max_priority**self.alpha
         # Once more what was the newest one: since then it may have been truncated
         self._copy(np.append((slots[0] - 1) % self.n_slots, slots) if self.buffer.size() > n_new else slots)
-        self._n_added += n_new  # last: whoever is interrupted copies them again
+        self._mark()  # last: whoever is interrupted copies them again
 
     def _follow_numbers(self) -> None:
         if self.buffer.beta != self._last_beta:
@@ -142,11 +143,11 @@ class DeviceReplay:
             self.gamma.fill_(self._last_gamma)
 
     def write_back(self) -> None:
-        """Give the buffer's sampler the priorities, unless others were set there meanwhile."""
+        """Give the buffer's sampler the priorities, but the highest alone where others were set there meanwhile."""
         buffer, sampler = self.buffer, self.buffer.sampler
+        self.write_back_highest()
         if not isinstance(sampler, PrioritizedSampler) or self._was_updated:
             return
-        self.write_back_highest()
         new = np.arange(buffer.size())  # slots: all of them, where the buffer was emptied or has gone round
         if self._goes_on:
             new = np.arange(buffer.pos - self._n_new, buffer.pos) % self.n_slots
@@ -232,9 +233,12 @@ class DeviceReplay:
             dones, timeouts = buffer.dones[some].reshape(-1) != 0, buffer.timeouts[some].reshape(-1) != 0
             self.ends[at] = self._tensor(dones | timeouts)
             self.terminals[at] = self._tensor(dones & ~timeouts)
-        self._pos, self._size = buffer.pos, buffer.size()
-        self.n_stored.fill_(self._size * self.n_envs)
-        self.newest.fill_((self._pos - 1) % self.n_slots)
+        self.n_stored.fill_(buffer.size() * self.n_envs)
+        self.newest.fill_((buffer.pos - 1) % self.n_slots)
+
+    def _mark(self) -> None:
+        """Note what of the buffer is here."""
+        self._pos, self._size, self._n_added = self.buffer.pos, self.buffer.size(), self.buffer.n_added
 
     def _rows(self, slots: np.ndarray) -> np.ndarray:
         return (slots[:, None] * self.n_envs + np.arange(self.n_envs)).reshape(-1)

@@ -267,8 +267,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         require_finite(self.num_timesteps, learning_rate=self.policy.optimizer.param_groups[0]["lr"])
         self._update_buffer()
         assert self.replay_buffer is not None
-        is_ours = type(self)._gradient_step is RainbowDQN._gradient_step and type(self)._loss is RainbowDQN._loss
-        captured = self._captured_steps(is_ours)
+        captured = self._captured_steps(RainbowDQN)
         if captured is not None:
             assert isinstance(self.replay_buffer, RainbowReplayBuffer)
             numbers = float(self.max_grad_norm), float(self.prioritized_replay_eps)

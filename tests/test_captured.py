@@ -19,6 +19,7 @@ from sb3_rainbow import RainbowDQN, capturing, device_replay, rainbow
 from sb3_rainbow.captured import CapturedSteps, Settings
 from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.device_replay import DeviceReplay
+from sb3_rainbow.heads import CategoricalHead
 
 
 def make(observation="vector", n_rows=120, env=None, **kwargs):
@@ -219,6 +220,18 @@ def test_where_gradient_steps_are_ordinary_ones(kwargs, on_the_cpu):
     assert model._n_updates == 1
 
 
+@pytest.mark.parametrize("name", ["_gradient_step", "_loss", "_clip_gradient"])
+def test_a_subclass_makes_its_own_gradient_steps(name, on_the_cpu):
+    model, calls = make(compile=True, n_rows=60), []
+    inherited = getattr(RainbowDQN, name)
+    own = {name: lambda *args: (calls.append(name), inherited(*args))[1]}
+    model.__class__ = type("Own", (RainbowDQN,), own)
+    model._loss_function = model.__class__._loss
+    model.train(2, 32)
+    assert calls == [name] * 2
+    assert model._captured is None
+
+
 def test_a_buffer_that_does_not_fit_is_told(on_the_cpu, monkeypatch):
     model = make(compile=True, n_rows=60)
     replay = DeviceReplay(model.replay_buffer, th.device("cpu"))
@@ -294,6 +307,59 @@ def test_frozen_weights_are_not_changed_until_they_may_be(on_the_cpu):
     # Adam corrects the bias of each weight's averages by its own number of steps
     assert int(model.policy.optimizer.state[weight]["step"]) == 4
     assert int(model.policy.optimizer.state[model.q_net.value[0].bias_mu]["step"]) == 6
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_weights_that_were_frozen_from_the_start_have_made_fewer_steps_than_others(is_loaded, on_the_cpu, tmp_path):
+    """Adam has no state of them, also in a file, which does not say that they are frozen."""
+    model = make(compile=True, n_rows=60)
+    model.q_net.value[0].weight_mu.requires_grad_(False)
+    model.train(2, 32)
+    if is_loaded:
+        buffer = model.replay_buffer
+        model.save(tmp_path / "model")
+        model = RainbowDQN.load(tmp_path / "model")
+        model.replay_buffer = buffer
+        model.set_logger(Logger(folder=None, output_formats=[]))
+    model.q_net.value[0].weight_mu.requires_grad_(True)
+    model.train(2, 32)
+    steps = [int(model.policy.optimizer.state[weight]["step"]) for weight in model.q_net.parameters()]
+    assert (sorted(steps), steps[4]) == ([2, *[4] * (len(steps) - 1)], 4)
+    assert int(model.policy.optimizer.state[model.q_net.value[0].weight_mu]["step"]) == 2
+    assert model._captured is None
+
+
+def test_unequal_numbers_of_steps_that_were_loaded_between_two_calls(on_the_cpu):
+    model = make(compile=True, n_rows=60)
+    model.train(2, 32)
+    parameters = copy.deepcopy(model.get_parameters())
+    captured = model._captured
+    model.set_parameters(copy.deepcopy(parameters))
+    model.train(2, 32)
+    assert model._captured is captured  # all have made as many
+    parameters["policy.optimizer"]["state"][0]["step"] += 5
+    model.set_parameters(parameters)
+    model.train(2, 32)
+    steps = [int(model.policy.optimizer.state[weight]["step"]) for weight in model.q_net.parameters()]
+    assert steps == [9, *[4] * (len(steps) - 1)]
+
+
+def test_another_head_is_learned_from(on_the_cpu):
+    """Its support is that of what is drawn on, not of what the graph was captured with."""
+    model = make(compile=True, n_rows=60)
+    model.train(2, 32)
+    captured, before = model._captured, model._captured._made_for
+    for network in (model.q_net, model.q_net_target):
+        network.head = CategoricalHead(51, -20.0, 20.0)
+    model.learning_starts = 0
+    model.learn(4)
+    assert model._captured is captured
+    assert captured._chain.head is model.q_net.head
+    assert captured._made_for is not before
+    for network in (model.q_net, model.q_net_target):
+        network.dueling = "max"
+    model.learn(4)
+    assert captured._chain.dueling == "max"
 
 
 def test_weights_that_have_moved_in_memory(on_the_cpu):

@@ -110,6 +110,11 @@ class OwnForward(NatureConv):
         return super().forward(observations) * 2
 
 
+class OwnForwardOfScaledImages(NatureConv):
+    def forward_scaled(self, observations, scale):
+        return super().forward_scaled(observations, scale) * 2
+
+
 class Padded(ConvExtractor):
     layers = ((8, 5, 5), (8, 5, 5))
 
@@ -130,6 +135,7 @@ class Pooled(BaseFeaturesExtractor):
     ("space", "kwargs"),
     [
         (IMAGES, {"features_extractor_class": OwnForward}),
+        (IMAGES, {"features_extractor_class": OwnForwardOfScaledImages}),
         (IMAGES, {"features_extractor_class": Padded}),
         (IMAGES, {"features_extractor_class": Pooled}),
         (VECTORS, {"activation_fn": nn.PReLU}),
@@ -152,6 +158,7 @@ def test_what_does_not_suit(space, kwargs):
         lambda network: setattr(network.value[0], "weight_mu", network.q_net[0].weight_mu),
         lambda network: network.value.__setitem__(1, nn.Tanh()),
         lambda network: network.value.append(nn.Tanh()),
+        lambda network: [stream.append(nn.Tanh()) for stream in network.streams],
     ],
 )
 def test_what_does_not_suit_any_more(watch):

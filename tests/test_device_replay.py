@@ -177,7 +177,8 @@ def test_large_observations_are_copied_in_small_portions(monkeypatch):
     assert portions == [10] * 4
 
 
-def test_an_interrupted_copy_is_made_again(monkeypatch):
+@pytest.mark.parametrize(("place", "method"), [("frames", "copy"), ("n_stored", "fill_"), ("newest", "fill_")])
+def test_an_interrupted_copy_is_made_again(place, method, monkeypatch):
     """And what was learned of priorities is kept."""
     rows = random_transitions(np.random.default_rng(0), 20, 2, VECTORS)
     buffer = make(rows, 15)
@@ -185,7 +186,7 @@ def test_an_interrupted_copy_is_made_again(monkeypatch):
     replay.set_priorities(th.arange(30), th.arange(1, 31), th.tensor(True))
     buffer.add(*rows[15])
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(replay.frames, "copy", lambda rows: 1 / 0)
+        interrupted.setattr(getattr(replay, place), method, lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             replay.follow()
     replay.write_back()
@@ -285,8 +286,10 @@ def test_priorities_that_were_set_in_the_buffer_stay():
     replay.write_back()
     buffer.update_priorities(np.array([3, 4]), np.array([7.0, 8.0]))
     assert not replay.is_current
+    replay.set_priorities(th.tensor([5]), th.tensor([11.0]), th.tensor(True))
     replay.write_back()
     assert buffer.sampler.tree[[3, 4]].tolist() == [7, 8]
+    assert buffer.sampler.max_priority == 11  # new ones enter with it, as ever
     assert DeviceReplay(buffer, CPU).leaves.view(-1)[3:5].tolist() == [7, 8]
 
 

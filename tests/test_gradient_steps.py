@@ -17,6 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from torch import nn
 
 from sb3_rainbow import RainbowDQN
+from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.networks import has_modes
 from sb3_rainbow.noisy import noisy_layers
 
@@ -292,6 +293,14 @@ def test_each_of_many_models_is_compiled(graphs):
         model = make(Corridor(length=20), compile=True, policy_kwargs={"net_arch": [width]}).learn(60)
         assert len(graphs) == width
         assert model._n_updates > 1
+
+
+def test_a_compiled_function_keeps_its_defaults(graphs):
+    def scaled(values, shift=1.0, *, scale=2.0):
+        return values * scale + shift
+
+    assert Compiled(scaled)(th.ones(3)).tolist() == [3, 3, 3]
+    assert len(graphs) == 1
 
 
 @pytest.mark.parametrize("max_grad_norm", [1e-6, 1e-4, 0.3, 0.9, 10.0, None])
