@@ -5,11 +5,14 @@ from pathlib import Path
 from sys import float_info
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
 
 def whole_number(name: str, value: Any, at_least: int, at_most: float = math.inf, hint: str = "") -> int:
@@ -81,6 +84,20 @@ def instance_of(name: str, value: Any, kinds: Any, remedy: str) -> None:
     """
     if not isinstance(value, kinds):
         raise ValueError(f"{name}={value!r} is not supported: write {remedy}")
+
+
+def environment(env: Any) -> GymEnv | str:
+    """
+    :param env: an environment, or its name
+    :return: the same, but one of Gym's, which came before Gymnasium, as SB3 wraps it
+    :raises ValueError: on anything else
+    """
+    if not isinstance(env, str | gym.Env | VecEnv):
+        try:
+            env = _patch_env(env)
+        except ValueError as error:
+            raise ValueError(f"env={env!r} is not supported: write an environment, or its name") from error
+    return env
 
 
 def subclass_of(name: str, value: Any, base: type, otherwise: str) -> None:

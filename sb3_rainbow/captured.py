@@ -163,6 +163,8 @@ class CapturedSteps:
         :return: whether Adam's state is the one that was last changed here, and not one that was loaded since: of that
             ``suits`` has to be asked
         """
+        if self._made_for is None:
+            return False
         state, weights = self._optimizer.state, self._adam.parameters.values()
         return all(
             step is state.get(weight, {}).get("step") for weight, step in zip(weights, self._adam.steps, strict=True)
@@ -182,6 +184,7 @@ class CapturedSteps:
             and self.policy.q_net_target is self._networks[1]
             and not any(options)
             and all(weight.requires_grad for weight in optimizer.param_groups[0]["params"])
+            and not any(weight._backward_hooks or weight._post_accumulate_grad_hooks for weight in self._weights)
             and not any(has_hooks(part) for part in self._parts if isinstance(part, th.nn.Module))
         )
 

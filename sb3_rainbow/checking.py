@@ -99,6 +99,8 @@ class CheckingDQN(DQN):
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         self._clean_numbers()
         self._require_one_env_for_episodes()
+        self.train_freq = train_frequency(self.train_freq)
+        self._convert_train_freq()
         return super().learn(*args, **kwargs)
 
     def _require_one_env_for_episodes(self) -> None:

@@ -120,6 +120,18 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     return rows.movedim(-1, 1)
 
 
+def copied(observations: PyTorchObs) -> PyTorchObs:
+    """
+    :param observations: (batch, ...), or a dict of such tensors
+    :return: the same, in memory of their own
+    """
+    return (
+        {key: rows.clone() for key, rows in observations.items()}
+        if isinstance(observations, dict)
+        else observations.clone()
+    )
+
+
 def has_modes(module: nn.Module) -> bool:
     """
     :param module: any

@@ -119,8 +119,6 @@ class OverlappingDQN(DQN):
         owed, self._owed = self._owed, ()
         for work in owed:
             work()
-        if owed:
-            self.policy.set_training_mode(False)  # the rollout goes on
 
     def __getstate__(self) -> dict[str, Any]:  # for copies, which are not within learn()
         return self.__dict__ | _OUTSIDE_LEARN

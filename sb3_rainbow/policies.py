@@ -138,6 +138,7 @@ class RainbowPolicy(DQNPolicy):
             optimizer_class,
             optimizer_kwargs,
         )
+        self.set_training_mode(False)  # q_net(obs) has the mean weights then
 
     def make_q_net(self) -> RainbowNetwork:
         """

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_rainbow.arguments import (
     discrete_actions,
-    instance_of,
+    environment,
     known_device,
     known_observations,
     number,
@@ -34,7 +33,7 @@ from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.files import Path
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
-from sb3_rainbow.networks import RainbowNetwork, has_modes
+from sb3_rainbow.networks import RainbowNetwork, copied, has_modes
 from sb3_rainbow.noisy import NOISE_LOCK, noisy_layers, reset_noise
 from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
@@ -166,8 +165,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             subclass_of("policy", policy, RainbowPolicy, "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'")
         verbose = whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
         if env is not None or _init_setup_model:  # load() may do without
-            instance_of("env", env, str | gym.Env | VecEnv, "an environment, or its name")
-            env = maybe_make_env(env, verbose)
+            env = maybe_make_env(environment(env), verbose)
             discrete_actions(env.action_space)
             known_observations(env.observation_space)
         super().__init__(
@@ -244,7 +242,6 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if isinstance(saved, RainbowReplayBuffer):
             self._take_back(saved)
         self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss
-        self.policy.set_training_mode(False)  # as learn() leaves it: q_net(obs) has the mean weights then
         self._has_modes = has_modes(self.q_net)  # which take as long to change as a few layers
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
@@ -261,8 +258,13 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         self._now_or_later(partial(self._train_now, gradient_steps, batch_size))
 
     def _train_now(self, gradient_steps: int, batch_size: int) -> None:
-        if not (self.policy.training and self.q_net.training):
-            self.policy.set_training_mode(True)
+        self.policy.set_training_mode(True)
+        try:
+            self._make_gradient_steps(gradient_steps, batch_size)
+        finally:
+            self.policy.set_training_mode(False)  # q_net(obs) has the mean weights, whoever asks for it
+
+    def _make_gradient_steps(self, gradient_steps: int, batch_size: int) -> None:
         self._update_learning_rate(self.policy.optimizer)
         require_finite(self.num_timesteps, learning_rate=self.policy.optimizer.param_groups[0]["lr"])
         self._update_buffer()
@@ -332,7 +334,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         """
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
             with th.no_grad():
-                next_outputs = self.q_net_target.outputs(next_obs, is_prepared=True).float()
+                unshared = copied(next_obs) if self._has_modes else next_obs  # a user's module may write into it
+                next_outputs = self.q_net_target.outputs(unshared, is_prepared=True).float()
             outputs = self.q_net.outputs(obs, is_prepared=True).float()
             selecting = next_outputs
             if self.double_q:
@@ -430,7 +433,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
 
     def learn(
         self: SelfRainbowDQN,
-        total_timesteps: int,
+        total_timesteps: float,
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str = "RainbowDQN",
@@ -459,11 +462,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )
-        try:
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        finally:
-            self.policy.set_training_mode(False)
-        return self
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         try:

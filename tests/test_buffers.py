@@ -18,6 +18,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer
+from sb3_rainbow.buffers import end_trajectories
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 DICT = spaces.Dict({"vector": VECTOR, "image": spaces.Box(0, 255, (1, 4, 4), np.uint8), "place": spaces.Discrete(5)})
@@ -312,12 +313,24 @@ def test_a_reset_after_a_terminal_state_leaves_it_terminal():
     buffer = make(n_steps=3)
     fill(buffer, [1, 1], dones={1})
     buffer.truncate_last_trajectory()
+    fill(buffer, [1])  # cut by now
     assert at(buffer, 1).dones.item() == 1
 
 
-def test_a_reset_of_an_empty_buffer_is_nothing():
-    buffer = make()
-    buffer.truncate_last_trajectory()
+def test_a_reset_after_a_terminal_state_leaves_it_terminal_in_sb3s_buffer_too():
+    buffer = NStepReplayBuffer(10, VECTOR, ACTIONS, "cpu", n_steps=3)
+    fill(buffer, [1, 1], dones={1})
+    end_trajectories(buffer)
+    fill(buffer, [1])
+    end_trajectories(buffer)
+    assert buffer.timeouts[:3].ravel().tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_reset_of_an_empty_buffer_is_nothing(is_ours):
+    buffer = make() if is_ours else NStepReplayBuffer(10, VECTOR, ACTIONS, "cpu")
+    end_trajectories(buffer)
+    fill(buffer, [1])
     assert not buffer.timeouts.any()
 
 
@@ -371,6 +384,27 @@ def test_rows_overwritten_since_they_were_sampled_keep_the_priority_of_the_new_r
     fill(buffer, [0, 0])  # slots 0 and 1
     buffer.update_priorities(sample.indices, np.full(64, 0.25))
     assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0, 1.0, 0.25, 0.25]
+
+
+def test_rows_of_several_envs_overwritten_since_keep_the_priority_of_the_new_row():
+    buffer = make(4, n_envs=3, prioritized_replay_alpha=1.0)
+    rows = random_transitions(np.random.default_rng(0), 6, 3, VECTOR)
+    for row in rows[:4]:
+        buffer.add(*row)
+    drawn = buffer.sample(12).indices  # one from each of 12 equal shares: all
+    assert sorted(drawn) == list(range(12))
+    for row in rows[4:]:  # slots 0 and 1
+        buffer.add(*row)
+    buffer.update_priorities(drawn, np.full(12, 0.25))
+    assert buffer.sampler.tree[np.arange(12)].tolist() == [1.0] * 6 + [0.25] * 6
+
+
+def test_a_uniform_buffer_that_was_emptied_draws_nothing_of_before():
+    buffer = make(10, prioritized_replay=False)
+    fill(buffer, [1] * 10)
+    buffer.reset()
+    fill(buffer, [2, 3])
+    assert set(buffer.sample(64).indices) == {0, 1}  # by chance less than once in 1e18
 
 
 def test_all_rows_overwritten_since():

@@ -1,6 +1,7 @@
 """Gradient steps of a GPU. All but the last tests make them on the CPU, where they are the same but for the graph."""
 
 import copy
+import pickle
 import warnings
 from collections import defaultdict
 
@@ -60,13 +61,15 @@ def on_the_cpu(monkeypatch):
     ("observation", "kwargs"),
     [
         ("vector", {}),
+        ("vector", {"prioritized_replay_eps": 0.5}),
         ("image", {"max_grad_norm": 0.01}),
         ("vector", {"double_q": False, "distributional": False, "max_grad_norm": None}),
         ("vector", OFF | {"n_steps": 1}),
     ],
 )
 def test_weights_and_priorities_are_those_of_ordinary_gradient_steps(observation, kwargs, monkeypatch):
-    """The same rows and the same noise, for five steps."""
+    """The same rows and the same noise, for five steps. The largest weights are changed apart from the others."""
+    monkeypatch.setattr("sb3_rainbow.captured._LARGE", 500)
     model = make(observation, **kwargs)
     other = copy.deepcopy(model)
     seen = defaultdict(list)
@@ -81,6 +84,8 @@ def test_weights_and_priorities_are_those_of_ordinary_gradient_steps(observation
     captured = CapturedSteps(model.policy, watched)
     captured.make(model.replay_buffer, 5, settings(model))
     captured.write_back()
+    assert captured._adam.small
+    assert captured._adam.large or not model.distributional  # which alone has as many here
     logs = defaultdict(float)
     for step in range(5):
         noise = {
@@ -232,6 +237,41 @@ def test_a_subclass_makes_its_own_gradient_steps(name, on_the_cpu):
     assert model._captured is None
 
 
+def test_they_get_the_models_own_numbers(on_the_cpu, monkeypatch):
+    given = []
+    monkeypatch.setattr(CapturedSteps, "make", lambda self, *args: given.append(args))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of processors that are slow in bfloat16
+        model = make(compile=True, n_rows=60, double_q=False, amp=True, max_grad_norm=0.5, prioritized_replay_eps=0.25)
+    model.train(3, 16)
+    assert given == [(model.replay_buffer, 3, Settings(16, False, True, 0.5, 0.25))]
+
+
+def test_an_interruption_before_the_first_step(on_the_cpu, monkeypatch):
+    model = make(compile=True, n_rows=60)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("sb3_rainbow.captured._adam_of", lambda policy: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.train(1, 32)
+    model.train(1, 32)
+    assert model._n_updates == 1
+
+
+def test_files_have_the_priorities_between_two_steps(on_the_cpu, tmp_path):
+    model = make(compile=True, n_rows=60)
+    model.train(8, 32)
+    leaves = model._captured.replay.leaves.view(-1)[:60].clone()
+    assert len(leaves.unique()) > 30
+    model.save_replay_buffer(tmp_path / "buffer")
+    saved = pickle.loads((tmp_path / "buffer.pkl").read_bytes())
+    np.testing.assert_array_equal(saved.sampler.tree[np.arange(60)], leaves)
+    model.train(8, 32)
+    leaves = model._captured.replay.leaves.view(-1)[:60].clone()
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    loaded = RainbowDQN.load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(loaded.replay_buffer.sampler.tree[np.arange(60)], leaves)
+
+
 def test_a_buffer_that_does_not_fit_is_told(on_the_cpu, monkeypatch):
     model = make(compile=True, n_rows=60)
     replay = DeviceReplay(model.replay_buffer, th.device("cpu"))
@@ -263,6 +303,10 @@ def watch(model):
     model.q_net.q_net[0].register_forward_hook(lambda *_: None)
 
 
+def watch_weights(model):
+    model.q_net.q_net[0].weight_mu.register_hook(lambda gradient: gradient)
+
+
 def replace_policy(model):
     model.policy = copy.deepcopy(model.policy)
     model._create_aliases()
@@ -281,7 +325,9 @@ def do_not_compile(model):
     model.compile = False
 
 
-@pytest.mark.parametrize("change", [freeze, decay, watch, replace_policy, replace_optimizer, normalize, do_not_compile])
+@pytest.mark.parametrize(
+    "change", [freeze, decay, watch, watch_weights, replace_policy, replace_optimizer, normalize, do_not_compile]
+)
 @pytest.mark.parametrize("n_before", [0, 3])
 def test_what_stops_to_suit(change, n_before, on_the_cpu, monkeypatch):
     model = make(compile=True, n_rows=60)
@@ -465,3 +511,21 @@ def test_graph_draws_afresh_and_tells_of_failures_later():
     with pytest.raises(ValueError, match="rewards=nan is not finite"):
         train_on()
     assert (model.policy.parameters_to_vector() == vector).all()
+
+
+@needs_gpu
+def test_graph_follows_numbers_and_rows():
+    model = make(n_rows=60, device="cuda", compile=True)
+    model.train(6, 32)
+    captured, graph = model._captured, model._captured._graph
+    assert graph is not None
+    before = model.policy.parameters_to_vector()
+    model.lr_schedule = lambda _: 0.0
+    model.train(2, 32)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+    for i in range(20):
+        obs = np.full((1, 2), i, np.float32)
+        model.replay_buffer.add(obs, obs + 1, np.array([0]), np.array([1.0]), np.array([False]), [{}])
+    model.train(20, 32)
+    assert captured._graph is graph  # not captured again
+    assert len(captured.replay.leaves.view(-1)[60:80].unique()) > 10  # new rows are drawn

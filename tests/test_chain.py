@@ -72,6 +72,18 @@ def test_outputs_and_gradients_are_those_of_the_network(space, kwargs):
         assert (gradient - right_one).norm() <= 1e-3 * right_one.norm() + 1e-6
 
 
+def test_images_without_convolutions_are_scaled():
+    space = spaces.Box(0, 255, (3, 6, 5), np.uint8)
+    th.manual_seed(0)
+    network = MlpPolicy(space, spaces.Discrete(5), lambda _: 1e-3, noisy=False).q_net
+    assert Chain.suits(network)
+    chain = Chain(network, th.float32)
+    space.seed(0)
+    obs = th.from_numpy(np.stack([space.sample() for _ in range(7)]))
+    outputs = chain.outputs(chain.weights(dict(network.named_parameters()), []), chain.prepared(obs))
+    th.testing.assert_close(outputs, network.outputs(obs), rtol=1e-4, atol=1e-5)
+
+
 def test_noise_is_fresh_and_gaussian():
     """Each of the layers has its own; the signed square is standard Gaussian, its mean and variance to 4 errors."""
     chain = Chain(network_of(IMAGES, net_arch=[512]), th.float32)
@@ -93,6 +105,7 @@ def test_bfloat16(distributional):
     """All layers compute in it, but the last one where Q-values are its outputs."""
     network = network_of(IMAGES, distributional=distributional)
     exact, rough = Chain(network, th.float32), Chain(network, th.bfloat16)
+    IMAGES.seed(0)
     obs = th.from_numpy(np.stack([IMAGES.sample() for _ in range(7)]))
     parameters, noise = dict(network.named_parameters()), exact.noise()
     weights = rough.weights(parameters, noise)

@@ -154,7 +154,7 @@ def test_which_buffers_suit():
 def test_each_of_a_million_rows_can_be_drawn(monkeypatch):
     """The last of 32 shares is all of them but for a few: neighbours in it are drawn by neighbouring random numbers."""
     replay = DeviceReplay(make(random_transitions(np.random.default_rng(0), 5, 2, VECTORS)), CPU)
-    replay.leaves = th.ones(1025, 1024, dtype=th.float64)
+    replay.leaves = th.ones(1025, 1024, dtype=replay.leaves.dtype)
     replay.leaves[0] = 31 * 1024
     replay.n_stored.fill_(replay.leaves.numel())
     drawn = set()

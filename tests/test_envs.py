@@ -220,6 +220,17 @@ def test_a_game_without_a_limit_is_not_cut_off(limit, monkeypatch):
     assert ale.call_args.kwargs["max_num_frames_per_episode"] == 2**31 - 1
 
 
+def test_what_the_name_of_a_game_says_reaches_the_emulator(monkeypatch):
+    ale = Mock(wraps=AtariVectorEnv)
+    monkeypatch.setattr("sb3_rainbow.envs.AtariVectorEnv", ale)
+    spec = copy.deepcopy(gym.spec(PONG))
+    spec.kwargs |= {"repeat_action_probability": 0.25, "full_action_space": True}
+    assert AleVecEnv(spec).action_space.n == 18
+    assert ale.call_args.kwargs["repeat_action_probability"] == 0.25
+    AleVecEnv(spec, action_repeat_probability=0.5)
+    assert ale.call_args.kwargs["repeat_action_probability"] == 0.5
+
+
 def test_it_is_used_as_sb3_uses_its_own():
     env = make_ale_vec_env(PONG, 2, seed=0)
     env.reset()

@@ -43,6 +43,15 @@ def test_all_envs_explore_with_noise_of_their_own():
     assert np.mean(actions.min(axis=1) != actions.max(axis=1)) > 0.5
 
 
+def test_all_envs_explore_with_noise_of_their_own_where_observations_are_dicts_too():
+    kwargs = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 8}}
+    model = make(corridors(8, length=200, observation="dict"), "MultiInputPolicy", policy_kwargs=kwargs)
+    let_noise_decide(model)
+    obs = model.env.reset()
+    actions = np.array([model.predict(obs)[0] for _ in range(50)])
+    assert np.mean(actions.min(axis=1) != actions.max(axis=1)) > 0.5
+
+
 def test_epsilon_is_drawn_for_each_env():
     model = make(corridors(64), noisy=False)
     model.exploration_rate = 0.5

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from models import OFF, make
 from needs import needs_compiler
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
 from sb3_rainbow import RainbowDQN
@@ -76,8 +76,11 @@ def test_the_target_bootstraps_n_steps_on_unless_the_state_is_terminal(truncated
     head = model.q_net.head
     monkeypatch.setattr(head, "target", watched(head.target, "target"))
     monkeypatch.setattr(model.q_net_target, "outputs", watched(model.q_net_target.outputs, "next"))
+    online, outputs = [], model.q_net.outputs
+    monkeypatch.setattr(model.q_net, "outputs", lambda obs, **kwargs: online.append(obs) or outputs(obs, **kwargs))
     model.set_logger(configure(None, []))
     model.train(1, batch_size=1)
+    assert [obs.tolist() for obs in online] == [[[1.0] * 4], [[3.0] * 4]]  # learned from, and selected with
     assert seen["next"][0].tolist() == [[3.0] * 4]  # after the second step
     assert [value.item() for value in seen["target"][2:]] == [1.5, 0.25 if truncated else 0.0]
 
@@ -135,11 +138,13 @@ def test_each_row_drawn_gets_its_own_priority_plus_epsilon_to_the_power_of_alpha
 def test_learning_is_in_training_mode_after_the_network_has_played():
     model = make()
     model.learn(100)
+    gradient_step, modes = model._gradient_step, []
+    model._gradient_step = lambda batch: modes.append(model.q_net.training) or gradient_step(batch)
     model.train(1)
     model.q_net.predict(model.observation_space.sample())
     assert not model.q_net.training
-    model.train(1)
-    assert model.q_net.training
+    model.train(2)
+    assert modes == [True] * 3
 
 
 class Normalized(BaseFeaturesExtractor):
@@ -167,10 +172,15 @@ def test_batch_normalization_counts_observations_alone(compile):
         )
         model.set_logger(configure(None, []))
         np.random.seed(0)
+        norm, clip_gradient = model.q_net.features_extractor.norm, model._clip_gradient
+        norms.append(norm)
+        after_loss = []
+        model._clip_gradient = lambda norm=norm, clip=clip_gradient, seen=after_loss: (
+            seen.append(norm.training) or clip()
+        )
         model.train(1, batch_size=16)
         assert compiled or modes == ([True, False] if double_q else [True])
-        norms.append(model.q_net.features_extractor.norm)
-        assert norms[-1].training
+        assert after_loss == [True]
     assert all(norm.num_batches_tracked == 1 for norm in norms)
     assert norms[0].running_mean.abs().max() > 0
     for norm in norms[1:]:
@@ -293,6 +303,30 @@ def test_each_of_many_models_is_compiled(graphs):
         model = make(Corridor(length=20), compile=True, policy_kwargs={"net_arch": [width]}).learn(60)
         assert len(graphs) == width
         assert model._n_updates > 1
+
+
+class Scaling(FlattenExtractor):
+    """As a user may write it: what it is given is its own."""
+
+    writes: bool
+
+    def forward(self, observations):
+        if self.writes:
+            observations /= 10
+        else:
+            observations = observations / 10
+        return super().forward(observations)
+
+
+def test_a_features_extractor_may_write_into_what_it_is_given():
+    """Each network's gets the observations, not what another one has left of them."""
+    weights = []
+    for writes in (False, True):
+        kwargs = {"net_arch": [16], "features_extractor_class": type("Own", (Scaling,), {"writes": writes})}
+        model = make(Corridor(length=20), policy_kwargs=kwargs, train_freq=1, learning_rate=0.01).learn(150)
+        assert model._n_updates > 90
+        weights.append(model.policy.parameters_to_vector())
+    np.testing.assert_array_equal(*weights)
 
 
 def test_a_compiled_function_keeps_its_defaults(graphs):

@@ -37,6 +37,13 @@ def test_categorical_loss_is_the_cross_entropy_and_the_priority_the_divergence()
     assert not priorities.requires_grad
 
 
+def test_categorical_loss_is_that_of_the_action_taken():
+    head = CategoricalHead(2, 0, 1)
+    outputs = th.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.2, 0.8], [0.5, 0.5]]]).log()
+    losses, _ = head.loss(outputs, th.tensor([[1], [0]]), th.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    th.testing.assert_close(losses, -th.tensor([[0.9], [0.8]]).log())
+
+
 def test_a_perfect_prediction_has_priority_zero_never_below():
     head = CategoricalHead(51, -10, 10)
     outputs = th.randn(500, 1, 51) * 5

@@ -1,5 +1,7 @@
 """Extractors, streams and policies."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -63,6 +65,7 @@ def normalized(values):
 @pytest.mark.parametrize("extractor_class", [NatureConv, DataEfficientConv])
 @pytest.mark.parametrize(("layer_norm", "input_norm"), [(True, False), (False, True), (True, True)])
 def test_normalization_is_of_each_observation_by_itself(extractor_class, layer_norm, input_norm):
+    set_random_seed(0)
     extractor = extractor_class(ATARI, layer_norm=layer_norm, input_norm=input_norm)
     assert extractor.features_dim == extractor_class(ATARI).features_dim
     obs = th.rand(3, *ATARI.shape)
@@ -73,8 +76,10 @@ def test_normalization_is_of_each_observation_by_itself(extractor_class, layer_n
         expected = (normalized(expected) if layer_norm else expected).clamp(min=0)
     th.testing.assert_close(extractor(obs), expected.flatten(1), rtol=0, atol=1e-5)
     # Bytes, and an image of hardly any contrast, to which the small number in the denominator matters
+    exact = copy.deepcopy(extractor).double()
     for image in (obs * 255).round(), obs.round() + 100:
-        th.testing.assert_close(extractor.forward_scaled(image, 1 / 255), extractor(image / 255), rtol=0, atol=1e-4)
+        features = extractor.forward_scaled(image, 1 / 255).double()
+        th.testing.assert_close(features, exact(image.double() / 255), rtol=0, atol=1e-4)
     # Two numbers for each filter are learned
     plain = sum(p.numel() for p in extractor_class(ATARI).parameters())
     learned = 2 * sum(layer[0] for layer in extractor.layers) if layer_norm else 0
@@ -223,6 +228,7 @@ def test_scalar_q_values_that_hardly_differ_are_told_apart_in_bfloat16(dueling, 
 def test_prepared_observations_give_the_same_outputs(space, policy_class, kwargs, normalize_images):
     if not normalize_images and kwargs.get("features_extractor_class") is NatureCNN:
         kwargs = {**kwargs, "features_extractor_kwargs": {"normalized_image": True}}
+    set_random_seed(0)
     network = make(space, policy_class, normalize_images=normalize_images, **kwargs).q_net
     space.seed(1)
     rows = [space.sample() for _ in range(8)]
@@ -403,9 +409,11 @@ def test_q_values_outside_of_training_are_those_of_the_mean_weights(distribution
     policy = make(sigma_init=5.0, distributional=distributional)
     obs = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
     rows = th.as_tensor(obs)
+    q_values = policy.q_net(rows)  # of one that is new
+    policy.set_training_mode(True)
     in_training = policy.q_net(rows)
     policy.set_training_mode(False)
-    q_values = policy.q_net(rows)
+    th.testing.assert_close(policy.q_net(rows), q_values, rtol=0, atol=0)
     np.testing.assert_array_equal(q_values.argmax(1).numpy(), policy.predict(obs, deterministic=True)[0])
     assert not th.allclose(in_training, q_values)
     reset_noise(policy.q_net)

@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from envs import Corridor
 from models import make
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -101,6 +101,41 @@ def test_q_values_are_those_of_the_mean_weights_after_a_gradient_step_was_interr
     q_values = model.q_net(th.as_tensor(obs))
     model.predict(obs[0], deterministic=True)  # SB3's, after which they are
     th.testing.assert_close(model.q_net(th.as_tensor(obs)), q_values, rtol=0, atol=0)
+
+
+def test_q_values_are_those_of_the_mean_weights_whenever_a_user_asks():
+    """Also after ``train()`` alone, and where training ends."""
+
+    class Ended(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_training_end(self):
+            values.append(self.model.q_net(obs))
+
+    obs, values = th.zeros(8, 4), []
+    model = make(train_freq=1, policy_kwargs={"net_arch": [16], "sigma_init": 5.0}).learn(60, Ended())
+    model.predict(obs[0].numpy(), deterministic=True)
+    th.testing.assert_close(model.q_net(obs), values[0], rtol=0, atol=0)
+    model.train(1)
+    values.append(model.q_net(obs))
+    model.predict(obs[0].numpy(), deterministic=True)
+    th.testing.assert_close(model.q_net(obs), values[1], rtol=0, atol=0)
+    assert not th.equal(*values)
+
+
+def test_a_train_frequency_that_is_set_later_takes_effect():
+    model = make()
+    model.train_freq = 8
+    model.learn(64)
+    assert model._n_updates == 2  # after the 56th and the 64th
+
+
+def test_an_environment_of_gyms_is_wrapped_as_sb3_does(monkeypatch):
+    legacy, env = object(), gym.make("CartPole-v1")
+    patched = {legacy: env}
+    monkeypatch.setattr("sb3_rainbow.arguments._patch_env", patched.__getitem__)
+    assert make(legacy).get_env().envs[0].unwrapped is env.unwrapped
 
 
 def test_learning_that_ends_before_it_starts_is_warned_of():

@@ -7,7 +7,7 @@ import pytest
 from envs import Corridor
 from models import Record, corridors, make
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -167,6 +167,22 @@ def test_no_goal_of_hindsight_comes_from_beyond_a_reset(how):
             np.testing.assert_array_equal(seen[row], following[row - 1])
     assert lengths[0] > 0
     assert lengths[buffer.pos - 20] == lengths[buffer.pos - 10] == 10  # the two whole episodes since
+
+
+@ends_early
+def test_no_next_observation_comes_from_beyond_a_reset_where_rows_share_it():
+    def fail(callback):
+        if callback.num_timesteps == 4:
+            raise KeyboardInterrupt
+
+    other = {"replay_buffer_class": ReplayBuffer, "optimize_memory_usage": True, "n_steps": 1}
+    other["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
+    model = make(corridors(1, length=100), **other, prioritized_replay=False, train_freq=1)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(10, Record(fail))
+    model.learn(3, reset_num_timesteps=False)
+    assert model.replay_buffer.observations[:5, 0].tolist() == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1]]
+    assert model.replay_buffer.dones[:6, 0].tolist() == [0, 0, 1, 0, 0, 0]
 
 
 @ends_early

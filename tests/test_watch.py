@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from models import OFF, make
+from models import OFF, corridors, make
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_rainbow import RainbowDQN, RainbowReplayBuffer
 from sb3_rainbow.noisy import noisy_layers
-from sb3_rainbow.watch import SupportWatch, observed_returns, require_finite
+from sb3_rainbow.watch import SupportWatch, observed_returns, require_finite, shows_returns
 
 
 @pytest.mark.parametrize("distributional", [True, False])
@@ -217,3 +218,26 @@ def test_a_support_below_all_returns_is_not_called_too_high():
         SupportWatch(10, 100, 51).add(0.9, 500, buffer, gamma=0.9)
     with pytest.warns(UserWarning, match=r"v_min=36 and v_max=100 among"):
         SupportWatch(50, 100, 51).add(0.9, 500, buffer, gamma=0.9)
+
+
+def test_returns_are_judged_in_the_units_that_are_learned_from():
+    venv = VecNormalize(corridors(1))
+    venv.ret_rms.var = np.float64(100.0)  # rewards are divided by 10
+    buffer = ReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    buffer.add(obs, obs, np.array([0]), np.array([20.0]), np.array([True]), [{}])
+    assert observed_returns(buffer, 0.9, venv) == pytest.approx((2.0, 2.0), rel=1e-4)
+    model, seen = make(VecNormalize(corridors(1))), []
+    model._support_watch.add = lambda *args: seen.append(args)
+    model.learn(60)
+    assert seen
+    assert all(args[-1] is model.get_vec_normalize_env() for args in seen)
+
+
+def test_returns_of_several_envs():
+    buffer = RainbowReplayBuffer(20, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu", n_envs=2)
+    obs = np.zeros((2, 1), np.float32)
+    for rewards, dones in [((1, 10), (False, False)), ((1, 20), (True, False)), ((4, 0), (True, True))]:
+        buffer.add(obs, obs, np.zeros(2), np.array(rewards), np.array(dones), [{}, {}])
+    assert shows_returns(buffer)
+    assert observed_returns(buffer, gamma=1.0) == (0.0, 30.0)  # 2, 1, 4 and 30, 20, 0
