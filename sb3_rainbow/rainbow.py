@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from numpy.typing import ArrayLike
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -399,7 +400,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
 
     def predict(
         self,
-        observation: np.ndarray | dict[str, np.ndarray],
+        observation: ArrayLike | dict[str, np.ndarray],
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
@@ -414,7 +415,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         :return: the actions, and ``state``
         """
         if deterministic or isinstance(observation, tuple):  # a tuple is a mistake that the policy explains
-            return self.policy.predict(observation, state, episode_start, deterministic)
+            return self.policy.predict(observation, state, episode_start, deterministic)  # type: ignore[arg-type]
         if isinstance(observation, dict):
             observation = {key: np.asarray(value) for key, value in observation.items()}
         else:
