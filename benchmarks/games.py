@@ -7,9 +7,8 @@ RainbowDQN beside SB3's DQN on other Atari games, both with the same small netwo
 
 Settings are those of the ``atari`` entries, ours and the zoo's for DQN, scaled to fewer env steps (``SCALED`` below).
 Each run writes its training games to ``GAME_LEARNER_SEED.csv`` in ``--results`` at its end, with Monitor's returns: of
-whole games, unclipped. Results that are there when a run
-begins are not written over. The table has the mean of the last 100
-games after several numbers of env steps; with it ``games.png``, a panel for each named game, is drawn there.
+whole games, unclipped. Results that are there when a run begins are not written over. The table has the mean of the
+last 100 games after several numbers of env steps; with it ``games.png``, a panel for each named game, is drawn there.
 """
 
 import argparse

@@ -23,6 +23,8 @@ from typing import Any
 
 from pong_results import GOALS, read
 
+_MOST_ORDERS = 100_000
+
 
 def blocks_of(rows: list[dict[str, Any]], size: int) -> list[list[float]]:
     """
@@ -144,7 +146,8 @@ def goal_p(groups: list[list[Path]], goals: dict[Path, tuple[float, bool]]) -> s
     """
     :param groups: files of runs
     :param goals: what ``steps_to_goal`` returned for each
-    :return: p of the env steps to 18, from the least to the most that it can be
+    :return: p of the env steps to 18, from the least to the most that it can be; nothing where so many runs were
+        stopped that there are too many orders in which they may win
     """
     least = [of_seeds(group, [goals[table][0] for table in group]) for group in groups]
     stopped = [of_seeds(group, [float(not goals[table][1]) for table in group]) for group in groups]
@@ -155,6 +158,8 @@ def goal_p(groups: list[list[Path]], goals: dict[Path, tuple[float, bool]]) -> s
         for group, shares in zip(least, stopped, strict=True)
         for steps, share in zip(group, shares, strict=True)
     ]
+    if math.prod(map(len, times)) > _MOST_ORDERS:
+        return ""
     sizes = list(map(len, least))
     ps = {p_of_order(order, sizes) for order in {in_order(values) for values in itertools.product(*times)}}
     return " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ps), max(ps))))

@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--title", default="RainbowDQN on PongNoFrameskip-v4")
     args = parser.parse_args()
     names = args.names or [run.name for run in args.runs]
-    if len(set(names)) < len(names):
+    if len({name.replace(" ", "_") for name in names}) < len(names):
         raise ValueError(f"names={names} must differ, or runs would be written over: write --names")
     args.output.mkdir(parents=True, exist_ok=True)
     curves = {}

@@ -355,6 +355,7 @@ def end_trajectories(buffer: ReplayBuffer | None) -> None:
             buffer.truncate_last_trajectory()
     elif isinstance(buffer, NStepReplayBuffer) and buffer.size():
         newest = buffer.pos - 1
-        buffer.timeouts[newest] = np.where(buffer.dones[newest] != 0, buffer.timeouts[newest], 1)
+        marks = buffer.timeouts if buffer.handle_timeout_termination else buffer.dones  # add() clears no others
+        marks[newest] = np.where(buffer.dones[newest] != 0, marks[newest], 1)
     elif buffer is not None and getattr(buffer, "optimize_memory_usage", False) and buffer.size():
         buffer.dones[buffer.pos - 1] = 1  # its next observation is that of the next row. SB3 does so in some cases

@@ -120,7 +120,7 @@ class CapturedSteps:
         with th.cuda.device(self.device) if self._is_gpu else nullcontext():
             self.replay.follow()
             if self._made_for is None or (settings, *self._state()) != self._made_for:
-                self._graph, self._n_warm, self._settings, self._parts = None, 0, settings, self._parts_now()
+                self._graph, self._n_warm, self._settings = None, 0, settings
                 self._adam = _adam_of(self.policy)
                 self._chain = Chain(self.policy.q_net, th.bfloat16 if settings.amp else th.float32)
                 self._made_for = settings, *self._state()
@@ -135,7 +135,7 @@ class CapturedSteps:
 
     def has_same_parts(self) -> bool:
         """
-        :return: whether the networks are made of the modules that the graph was captured with
+        :return: whether the networks are made of the modules that they were made of at first
         """
         return self._parts == self._parts_now()
 

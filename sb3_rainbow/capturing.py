@@ -28,9 +28,12 @@ class CapturingDQN(DQN):
 
     def learn(self: SelfCapturingDQN, *args: Any, **kwargs: Any) -> SelfCapturingDQN:
         self._has_room = True  # or so it may be by now
-        captured = self._captured  # some weights may be frozen by now, or the head another one
-        if captured is not None and not (captured.has_same_parts() and CapturedSteps.suits(self.policy)):
+        captured = self._captured
+        if captured is not None and not CapturedSteps.suits(self.policy):  # some weights may be frozen by now
             captured.give_up_copy()
+        if captured is not None and not captured.has_same_parts():  # the head may be another one
+            captured.give_up_copy()
+            self._captured = None
         try:
             super().learn(*args, **kwargs)
             if self._captured is not None:
@@ -50,8 +53,8 @@ class CapturingDQN(DQN):
         buffer: Any = self.replay_buffer
         captured = self._captured
         if captured is not None:
-            is_same = captured.has_copy_of(buffer) and captured.has_same_state() and captured.still_suits(self.policy)
-            if is_possible and is_same:
+            is_same = captured.has_copy_of(buffer) and captured.still_suits(self.policy)
+            if is_possible and is_same and (captured.has_same_state() or CapturedSteps.suits(self.policy)):
                 return captured
             captured.give_up_copy()  # there must be room for the next one
         is_possible = is_possible and self._has_room and DeviceReplay.suits(buffer) and CapturedSteps.suits(self.policy)

@@ -95,7 +95,7 @@ class DeviceReplay:
             f"buffer_size={n_rows}: gradient steps are ordinary ones, which take longer. A copy of the full replay "
             f"buffer, {needed / 1e9:.1f} GB, does not fit into the memory of {device}, of which {free / 1e9:.1f} GB "
             f"are free. About {int(n_rows * free / needed)} transitions would fit",
-            stacklevel=5,
+            stacklevel=6,
         )
         return False
 

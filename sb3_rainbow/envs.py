@@ -80,7 +80,7 @@ class AleVecEnv(VecEnv):
             settings["game"],
             whole_number("n_envs", n_envs, 1, 65_536),
             num_threads=whole_number("num_threads", num_threads, 0, _LARGEST),
-            max_num_frames_per_episode=settings.get("max_num_frames_per_episode", 108_000) or _LARGEST,
+            max_num_frames_per_episode=settings.get("max_num_frames_per_episode") or _LARGEST,
             repeat_action_probability=sticky or settings.get("repeat_action_probability", 0.0),
             full_action_space=settings.get("full_action_space", False),
             autoreset_mode=AutoresetMode.SAME_STEP,

@@ -335,7 +335,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         """
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
             with th.no_grad():
-                unshared = copied(next_obs) if self._has_modes else next_obs  # a user's module may write into it
+                is_shared = self.double_q and self._has_modes  # with a user's module, which may write into them
+                unshared = copied(next_obs) if is_shared else next_obs
                 next_outputs = self.q_net_target.outputs(unshared, is_prepared=True).float()
             outputs = self.q_net.outputs(obs, is_prepared=True).float()
             selecting = next_outputs

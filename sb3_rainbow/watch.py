@@ -130,7 +130,7 @@ def shows_returns(buffer: ReplayBuffer) -> bool:
 def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | None = None) -> tuple[float, float]:
     """
     The range of discounted returns that the newest rewards in a buffer show, or would show if they went on for ever:
-    not where all episodes are equally long. SB3's plain buffer does not tell where ``learn()`` or a callback left one.
+    not where all episodes are equally long. Ours and SB3's n-step buffer alone tell where ``learn()`` left one.
 
     :param buffer: one for which ``shows_returns`` holds
     :param gamma: discount of one step

@@ -326,6 +326,19 @@ def test_a_reset_after_a_terminal_state_leaves_it_terminal_in_sb3s_buffer_too():
     assert buffer.timeouts[:3].ravel().tolist() == [0, 0, 1]
 
 
+def test_nothing_of_a_seam_in_sb3s_buffer_stays_when_the_ring_goes_round():
+    for handles_timeouts in (True, False):
+        buffer = NStepReplayBuffer(
+            3, VECTOR, ACTIONS, "cpu", n_steps=2, gamma=1.0, handle_timeout_termination=handles_timeouts
+        )
+        fill(buffer, [1, 1])
+        end_trajectories(buffer)
+        fill(buffer, [2])
+        assert buffer._get_samples(np.array([1])).rewards.item() == 1
+        fill(buffer, [1, 1, 1], dones={1})
+        assert buffer._get_samples(np.array([1])).dones.item() == 1
+
+
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_a_reset_of_an_empty_buffer_is_nothing(is_ours):
     buffer = make() if is_ours else NStepReplayBuffer(10, VECTOR, ACTIONS, "cpu")

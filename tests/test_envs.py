@@ -209,13 +209,14 @@ def test_a_truncated_game_is_told_from_one_that_was_lost():
     assert infos[0]["terminal_observation"].shape == (4, 84, 84)
 
 
-@pytest.mark.parametrize("limit", [0, None])
+@pytest.mark.parametrize("limit", [{"max_num_frames_per_episode": 0}, {"max_num_frames_per_episode": None}, {}])
 def test_a_game_without_a_limit_is_not_cut_off(limit, monkeypatch):
     """Half an hour of play would show it: ALE has to be told of none that a game comes to."""
     ale = Mock(wraps=AtariVectorEnv)
     monkeypatch.setattr("sb3_rainbow.envs.AtariVectorEnv", ale)
     spec = copy.deepcopy(gym.spec(PONG))
-    spec.kwargs["max_num_frames_per_episode"] = limit
+    del spec.kwargs["max_num_frames_per_episode"]
+    spec.kwargs |= limit
     assert not any(dones.any() for _, _, dones, _ in list(play(AleVecEnv(spec, 2), 20))[1:])
     assert ale.call_args.kwargs["max_num_frames_per_episode"] == 2**31 - 1
 

@@ -315,5 +315,7 @@ def test_runs_that_have_not_won_may_be_late_or_never_win(pong_compare, pong_resu
     stopped = {tmp_path / f"a_{seed}.csv": (100 + seed, False) for seed in range(3)}
     won = {tmp_path / f"b_{seed}.csv": (200 + seed, True) for seed in range(3)}
     assert pong_compare.goal_p([list(stopped), list(won)], stopped | won) == "0.1 to 1"
+    many = {tmp_path / f"c_{seed}.csv": (100 + seed, False) for seed in range(6)}
+    assert pong_compare.goal_p([list(many), list(stopped), list(won)], many | stopped | won) == ""  # at once
     with pytest.raises(ValueError, match=r"runs=.*none_0.csv has no games"):
         pong_compare.compare([[tmp_path / "none_0.csv"]], 1_000)
