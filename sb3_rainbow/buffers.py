@@ -133,7 +133,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         done = self._rows(np.asarray(done, dtype=bool), "done", self.n_envs)
         timeouts = np.zeros(self.n_envs, dtype=bool)
         if self.handle_timeout_termination:
-            timeouts = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+            timeouts = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
             timeouts = self._rows(timeouts, "infos", self.n_envs)
 
         if self._is_seam_ahead:
@@ -196,7 +196,7 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     def update_priorities(self, indices: np.ndarray, priorities: np.ndarray) -> None:
         """
-        Set the priorities of transitions. Without prioritized replay this does nothing.
+        Set the priorities of transitions. Without prioritized replay nothing changes.
 
         Where all are of the batch drawn last, those overwritten since keep the priority that the new row entered with.
 
@@ -245,7 +245,7 @@ class RainbowReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         """Forget all transitions, but not the highest priority seen."""
         super().reset()
-        self._drawn = np.empty(0, dtype=np.int64)
+        self._slots_since_drawn = self.buffer_size  # none of what was drawn is there any more
         self.sampler.clear()
         self.storage.cut(np.arange(self.n_envs))
         self._is_seam_ahead = False
@@ -279,7 +279,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         if size > free:
             self._next_size_check = np.inf
             capacity = self.buffer_size * self.n_envs
-            fitting = int(0.99 * capacity * free / size)  # the tree and the chunks of frames grow in steps
+            fitting = max(int(0.99 * capacity * free / size), 1)  # the tree and the chunks of frames grow in steps
             warnings.warn(
                 f"the replay buffer of {capacity} transitions will need {size / 1e9:.3g} GB when it is full, but only "
                 f"{free / 1e9:.3g} GB of memory are there for it: write buffer_size={fitting} or less",

@@ -7,6 +7,7 @@ import numpy as np
 
 from sb3_rainbow import loops
 from sb3_rainbow.memory import ReusedArrays
+from sb3_rainbow.returns import ids_of
 
 # Memory is asked for in chunks: up to two more than it needs are held. So a chunk is at most so many bytes, and a small
 # part of the buffer, but of so many frames at least: a stack of one of many envs is quickly read within a chunk. More
@@ -221,6 +222,7 @@ class FrameStorage:
         if loops.IS_COMPILED:
             ids = loops.find_frames(self._ends, self._ages, slots, envs, which)[:, :: self._order]
         else:
+            ids_of(slots, envs, self._ages.shape[:2])
             ids = self.frame_ids(slots, envs)[:, which]
         return self.stacked(self.pool.gather(ids))
 

@@ -5,6 +5,20 @@ import numpy as np
 from sb3_rainbow import loops
 
 
+def ids_of(slots: np.ndarray, envs: np.ndarray, ring: tuple[int, ...]) -> np.ndarray:
+    """
+    :param slots: (batch,) rows of the ring
+    :param envs: (batch,) the env of each
+    :param ring: (size, n_envs)
+    :return: (batch,) ``slot * n_envs + env``
+    :raises IndexError: on a transition that is beyond the ends of the ring
+    """
+    try:
+        return np.ravel_multi_index((slots, envs), ring)
+    except ValueError as error:
+        raise IndexError("this transition is beyond the ends of the ring") from error
+
+
 def n_step_windows(
     slots: np.ndarray,
     envs: np.ndarray,
@@ -31,9 +45,8 @@ def n_step_windows(
     """
     if loops.IS_COMPILED:
         return loops.follow_windows(slots, envs, n_steps, dones, timeouts, newest)
+    ids_of(slots, envs, dones.shape)
     n_slots, n_envs = dones.shape
-    if not ((slots >= 0) & (slots < n_slots) & (envs >= 0) & (envs < n_envs)).all():
-        raise IndexError("this transition is beyond the ends of the ring")
     steps = np.arange(n_steps)
     rows = (slots[:, None] + steps) % n_slots  # (batch, n_steps)
     ids = rows * n_envs + envs[:, None]

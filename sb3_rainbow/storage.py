@@ -9,6 +9,7 @@ from gymnasium import spaces
 from sb3_rainbow.arguments import whole_number
 from sb3_rainbow.frames import FrameStorage, Stacking, frame_storage_bytes, possible_stackings
 from sb3_rainbow.memory import ReusedArrays
+from sb3_rainbow.returns import ids_of
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
@@ -18,8 +19,8 @@ _CHUNK_BYTES = 2**26
 _JUDGED_ROWS = 100
 # but in no more slots than this, nor than the first chunks have.
 _JUDGED_SLOTS, _JUDGED_CHUNKS = 1000, 4
-# From this size on, an observation that is no stack is a frame by itself: a row's next one is the next row's. Smaller
-# ones are drawn faster when they are kept twice
+# From this size on, an image that is no stack is a frame by itself: a row's next one is the next row's. Smaller ones
+# are drawn faster when they are kept twice
 _FRAME_BYTES = 2**12
 _SINGLE_FRAME = Stacking(axis=0, n_frames=1, newest_first=False)
 
@@ -45,6 +46,7 @@ class Storage(Protocol):
         :param slots: (batch,)
         :param envs: (batch,)
         :return: a copy of the observations (batch, *shape), or a dict of such arrays
+        :raises IndexError: on a transition that is beyond the ends of the ring
         """
 
     def get_next(self, slots: np.ndarray, envs: np.ndarray) -> Observation:
@@ -81,11 +83,12 @@ class _ChunkedArray:
         self.chunks[chunk][offset] = row
 
     def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        batch = self._reused.empty((len(slots), *self.row_shape[1:]), self.dtype)
+        n_envs, *shape = self.row_shape
+        ids = ids_of(slots, envs, (sum(map(len, self.chunks)), n_envs))
+        batch = self._reused.empty((len(slots), *shape), self.dtype)
         if len(self.chunks) == 1:
-            n_envs, *shape = self.row_shape
             rows = self.chunks[0].reshape(len(self.chunks[0]) * n_envs, *shape)
-            return rows.take(slots * n_envs + envs, axis=0, out=batch, mode="clip")  # "raise" would copy
+            return rows.take(ids, axis=0, out=batch, mode="clip")  # "raise" would copy
         columns = (*np.divmod(slots, self.chunk_slots), envs)
         for row, (chunk, offset, env) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             batch[row] = self.chunks[chunk][offset, env]
@@ -155,9 +158,10 @@ class AutoStorage:
         if self._is_open and isinstance(self.chosen, ArrayStorage):
             self._judge(obs, next_obs)
             most_slots = min(_JUDGED_CHUNKS * self.chosen.observations.chunk_slots, _JUDGED_SLOTS, self._ring[0])
-            self._is_open = self._n_judged < _JUDGED_ROWS and slot + 1 < most_slots
-            if not self._is_open:
+            is_open = self._n_judged < _JUDGED_ROWS and slot + 1 < most_slots
+            if not is_open:
                 self._choose(self.chosen, slot + 1)
+            self._is_open = is_open  # last: an interruption leaves the choice for the next row
 
     def _judge(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
         telling = (obs != next_obs).any(axis=tuple(range(1, obs.ndim)))

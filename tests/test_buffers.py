@@ -429,6 +429,24 @@ def test_all_rows_overwritten_since():
     assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0] * 4
 
 
+def test_rows_drawn_before_a_reset_give_no_priorities_to_those_that_came_since():
+    buffer = make(4, prioritized_replay_alpha=1.0)
+    fill(buffer, [0] * 4)
+    drawn = buffer.sample(8).indices
+    buffer.reset()
+    fill(buffer, [0] * 4)
+    buffer.update_priorities(drawn, np.full(8, 0.25))
+    assert buffer.sampler.tree[np.arange(4)].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("truncated", [None, True, np.bool_(True)])
+def test_a_truncation_may_be_told_by_anything_that_is_true_or_false(truncated):
+    buffer = make()
+    obs = np.zeros((1, 3), np.float32)
+    buffer.add(obs, obs, np.array([0]), np.array([1.0]), np.array([True]), [{"TimeLimit.truncated": truncated}])
+    assert at(buffer, 0).dones.item() == (not truncated)
+
+
 def test_a_part_of_the_batch_may_be_updated_on_its_own():
     buffer = make(4, prioritized_replay_alpha=1.0)
     fill(buffer, [0] * 4)

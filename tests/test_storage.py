@@ -51,6 +51,56 @@ def test_memory_is_taken_in_chunks_as_rows_arrive():
     assert held <= taken() <= held + 2 * module._CHUNK_BYTES
 
 
+@pytest.mark.usefixtures("with_and_without_numba")
+@pytest.mark.parametrize(("slot", "env"), [(-1, 0), (5, 0), (0, 2), (0, -1)])
+@pytest.mark.parametrize("frame_stack", [None, 1])
+def test_a_row_beyond_the_ring_is_not_another_one(slot, env, frame_stack):
+    storage = make_storage(spaces.Box(0, 1, (3, 2)), (3, 2), 5, 2, frame_stack)
+    for step in range(5):
+        obs = np.full((2, 3, 2), step, np.float32)
+        storage.put(step, obs, obs + 1, np.zeros(2, dtype=bool))
+    for get in (storage.get, storage.get_next):
+        with pytest.raises(IndexError, match="beyond the ends of the ring"):
+            get(np.array([slot]), np.array([env]))
+        assert get(np.array([4]), np.array([1])).shape == (1, 3, 2)
+
+
+def test_a_row_that_was_not_written_is_not_another_one(monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 24)
+    storage = ArrayStorage(6, 1, (2,), np.float32)  # chunks of three
+    for step in range(2):
+        storage.put(step, np.ones((1, 2)), np.ones((1, 2)), np.zeros(1, dtype=bool))
+    with pytest.raises(IndexError, match="beyond the ends of the ring"):
+        storage.get(np.array([3]), np.array([0]))
+
+
+def test_a_choice_that_was_interrupted_is_made_with_the_next_row(monkeypatch):
+    space = spaces.Box(0, 255, (4, 12, 12), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (200, 12, 12), dtype=np.uint8)
+    storage, plain = (make_storage(space, space.shape, 150, 1, frame_stack) for frame_stack in ("auto", None))
+    put, n_left = FrameStorage.put, [3]
+
+    def interrupted(self, *args):
+        n_left[0] -= 1
+        if n_left[0] == 0:
+            raise KeyboardInterrupt
+        put(self, *args)
+
+    monkeypatch.setattr(FrameStorage, "put", interrupted)
+    for slot in range(150):
+        row = frames[None, slot : slot + 4], frames[None, slot + 1 : slot + 5], np.zeros(1, dtype=bool)
+        plain.put(slot, *row)
+        try:
+            storage.put(slot, *row)
+        except KeyboardInterrupt:
+            storage.put(slot, *row)  # as whoever goes on
+    assert n_left[0] < 0
+    assert isinstance(storage.chosen, FrameStorage)
+    at = np.arange(150), np.zeros(150, dtype=int)
+    np.testing.assert_array_equal(storage.get(*at), plain.get(*at))
+    np.testing.assert_array_equal(storage.get_next(*at), plain.get_next(*at))
+
+
 def test_what_is_returned_is_a_copy():
     storage = ArrayStorage(4, 1, (2,), np.float32)
     storage.put(0, np.ones((1, 2)), np.ones((1, 2)), np.zeros(1, dtype=bool))
