@@ -245,7 +245,6 @@ class RainbowReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         """Forget all transitions, but not the highest priority seen."""
         super().reset()
-        self._slots_since_drawn = self.buffer_size  # none of what was drawn is there any more
         self.sampler.clear()
         self.storage.cut(np.arange(self.n_envs))
         self._is_seam_ahead = False
