@@ -125,11 +125,9 @@ def copied(observations: PyTorchObs) -> PyTorchObs:
     :param observations: (batch, ...), or a dict of such tensors
     :return: the same, in memory of their own
     """
-    return (
-        {key: rows.clone() for key, rows in observations.items()}
-        if isinstance(observations, dict)
-        else observations.clone()
-    )
+    if isinstance(observations, dict):
+        return {key: rows.clone() for key, rows in observations.items()}
+    return observations.clone()
 
 
 def has_modes(module: nn.Module) -> bool:
