@@ -28,7 +28,7 @@ def project_onto_support(
         # Where each atom lands, in atoms from the first. Clamped here, not before: rounding may overstep the end.
         places = ((returns + discounts * support - support[0]) / spacing).clamp(0, n_atoms - 1)  # (batch, n_atoms)
         lower = places.floor()
-        upper_share = places - lower  # 0 on an atom: all of the mass stays there
+        upper_share = (places - lower).to(next_probs.dtype)  # 0 on an atom: all of the mass stays there
         lower_index = lower.long()
         upper_index = (lower_index + 1).clamp(max=n_atoms - 1)
         projected = th.zeros_like(next_probs)

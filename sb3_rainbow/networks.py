@@ -1,7 +1,6 @@
 """First floor: convolutions, and a Q-network of noisy dueling streams that ends in a head."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch as th
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from sb3_rainbow.arguments import switch
 from sb3_rainbow.heads import Head
-from sb3_rainbow.noisy import fresh_noise
+from sb3_rainbow.noisy import NOISE_LOCK, fresh_noise
 
 DUELING_AGGREGATIONS = ("mean", "max")
 _NORM_EPS = 1e-5  # torch's
@@ -86,7 +85,7 @@ class ConvExtractor(BaseFeaturesExtractor):
         :param scale: factor
         :return: (batch, features_dim), ``forward(observations * scale)`` but for rounding
         """
-        first: Any = self.cnn[0]
+        first: Any = self.cnn[0] if type(self.cnn) is nn.Sequential else None
         is_ours = type(self).forward is ConvExtractor.forward and type(first) is nn.Conv2d
         if not is_ours or any(has_hooks(module) for module in (self, self.cnn, first)):
             return self(observations * scale)
@@ -255,7 +254,7 @@ class RainbowNetwork(QNetwork):
         return dueling_outputs(self._outputs_of(self.value, features), outputs, self.dueling)
 
     def _outputs_of(self, stream: nn.Sequential, features: th.Tensor) -> th.Tensor:
-        if not self.head.full_precision:
+        if not (self.head.full_precision and th.is_autocast_enabled(features.device.type)):
             return stream(features)
         *layers, last = stream
         for layer in layers:
@@ -269,8 +268,8 @@ class RainbowNetwork(QNetwork):
         :return: Q-values (batch, n_actions): in evaluation mode those of the mean weights, which deterministic actions
             follow, in training mode with the noise of the last gradient step
         """
-        with nullcontext() if self.training else fresh_noise(self, None):
-            return self.head.q_values(self.outputs(obs))
+        with NOISE_LOCK if self.training else fresh_noise(self, None):
+            return self._q_values(obs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """
@@ -282,7 +281,14 @@ class RainbowNetwork(QNetwork):
         if not deterministic:
             n_samples = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
         with fresh_noise(self, n_samples):
-            return self.head.q_values(self.outputs(observation)).argmax(dim=1)
+            return self._q_values(observation).argmax(dim=1)
+
+    def _q_values(self, obs: PyTorchObs) -> th.Tensor:
+        outputs = self.outputs(obs)
+        if not th.is_autocast_enabled(outputs.device.type):
+            return self.head.q_values(outputs)
+        with th.autocast(outputs.device.type, enabled=False):  # what the head makes of them is not for 8 bits
+            return self.head.q_values(outputs.float())
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()

@@ -155,7 +155,8 @@ def reset_noise(module: nn.Module, n_samples: int | None = 1) -> None:
 
 
 def _reset_noise(layers: list[NoisyLinear], n_samples: int | None) -> None:
-    if n_samples is None or not all(layer.factorised for layer in layers):
+    is_ours = all(type(layer).reset_noise is NoisyLinear.reset_noise for layer in layers)
+    if n_samples is None or not (is_ours and all(layer.factorised for layer in layers)):
         for layer in layers:
             layer.reset_noise(n_samples)
     elif layers:

@@ -138,7 +138,7 @@ class RainbowPolicy(DQNPolicy):
             optimizer_class,
             optimizer_kwargs,
         )
-        self.set_training_mode(False)  # q_net(obs) has the mean weights then
+        DQNPolicy.set_training_mode(self, False)  # q_net(obs) has the mean weights then. A subclass is not ready yet
 
     def make_q_net(self) -> RainbowNetwork:
         """

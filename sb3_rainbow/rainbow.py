@@ -259,8 +259,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         self._now_or_later(partial(self._train_now, gradient_steps, batch_size))
 
     def _train_now(self, gradient_steps: int, batch_size: int) -> None:
-        self.policy.set_training_mode(True)
         try:
+            self.policy.set_training_mode(True)
             self._make_gradient_steps(gradient_steps, batch_size)
         finally:
             self.policy.set_training_mode(False)  # q_net(obs) has the mean weights, whoever asks for it
@@ -415,20 +415,21 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         :param deterministic: greedy actions of the mean weights
         :return: the actions, and ``state``
         """
-        if deterministic or isinstance(observation, tuple):  # a tuple is a mistake that the policy explains
-            return self.policy.predict(observation, state, episode_start, deterministic)  # type: ignore[arg-type]
+        arrays: Any = observation
         if isinstance(observation, dict):
-            observation = {key: np.asarray(value) for key, value in observation.items()}
-        else:
-            observation = np.asarray(observation)
-        is_batch = self.policy.is_vectorized_observation(observation)
-        array = next(iter(observation.values())) if isinstance(observation, dict) else observation
+            arrays = {key: np.asarray(value) for key, value in observation.items()}
+        elif not (isinstance(observation, tuple) and any(isinstance(part, dict) for part in observation)):
+            arrays = np.asarray(observation)
+        if deterministic or isinstance(arrays, tuple):  # what reset() returns is a mistake that the policy explains
+            return self.policy.predict(arrays, state, episode_start, deterministic)
+        is_batch = self.policy.is_vectorized_observation(arrays)
+        array = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
         # One draw for each env. For a single env these are the random numbers that SB3's DQN draws.
         exploring = np.random.rand(len(array) if is_batch else 1) < self.exploration_rate
         random_actions = np.array([self.action_space.sample() for _ in range(exploring.sum())], dtype=np.int64)
         if exploring.all():
             return (random_actions if is_batch else random_actions.squeeze(axis=0)), state
-        actions, state = self.policy.predict(observation, state, episode_start, deterministic)
+        actions, state = self.policy.predict(arrays, state, episode_start, deterministic)
         if exploring.any():
             actions[exploring] = random_actions
         return actions, state

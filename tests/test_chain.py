@@ -172,10 +172,18 @@ def test_what_does_not_suit(space, kwargs):
         lambda network: network.value.__setitem__(1, nn.Tanh()),
         lambda network: network.value.append(nn.Tanh()),
         lambda network: [stream.append(nn.Tanh()) for stream in network.streams],
+        lambda network: setattr(network, "value", nn.ModuleList(network.value)),
     ],
 )
 def test_what_does_not_suit_any_more(watch):
     network = network_of(VECTORS)
     assert Chain.suits(network)
     watch(network)
+    assert not Chain.suits(network)
+
+
+def test_convolutions_that_are_no_sequence_do_not_suit():
+    network = network_of(IMAGES)
+    assert Chain.suits(network)
+    network.features_extractor.cnn = nn.ModuleList(network.features_extractor.cnn)
     assert not Chain.suits(network)

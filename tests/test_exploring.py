@@ -75,6 +75,7 @@ def test_epsilon_of_zero_and_one():
     assert len(set(actions)) == 5
     model.action_space.seed(0)
     np.testing.assert_array_equal(actions, [model.action_space.sample() for _ in range(64)])
+    assert {model.predict((0.0, 0.0))[0].item() for _ in range(64)} == set(range(5))  # of a tuple, too
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -99,7 +100,7 @@ def test_the_values_of_a_dict_may_be_lists_and_numbers(deterministic):
     assert action in (0, 1)
 
 
-@pytest.mark.parametrize("work", ["predict", "train"])
+@pytest.mark.parametrize("work", ["predict", "train", "q_net"])
 def test_another_thread_may_act_meanwhile(work):
     """What one thread does with a network waits until the other has its outputs, or they would share their noise."""
     model = make(learning_starts=20).learn(30)
@@ -120,8 +121,10 @@ def test_another_thread_may_act_meanwhile(work):
         second.start()
         if work == "predict":
             np.testing.assert_array_equal(model.predict(observations, deterministic=True)[0], expected)
-        else:
+        elif work == "train":
             model.train(1, batch_size=16)
+        else:
+            model.q_net.train()(th.zeros(2, 4))
         second.join()
     assert not any(results)
     assert second_is_inside.is_set()

@@ -212,6 +212,57 @@ def test_scalar_q_values_that_hardly_differ_are_told_apart_in_bfloat16(dueling, 
     assert (rough_values - values).norm() < 0.02 * values.norm()
 
 
+def test_means_of_distributions_are_told_apart_in_bfloat16():
+    """Beside 50 the numbers of bfloat16 are 0.25 apart."""
+    network = make(noisy=False, v_min=0, v_max=100).q_net
+    obs = th.randn(64, 6)
+    with th.no_grad(), th.autocast("cpu", dtype=th.bfloat16):
+        outputs, q_values = network.outputs(obs), network(obs)
+        actions = network._predict(obs)
+    expected = network.head.q_values(outputs.float())
+    assert q_values.dtype == th.float32
+    assert th.equal(q_values, expected)
+    assert th.equal(actions, expected.argmax(dim=1))
+
+
+def test_a_policy_may_change_modes_in_a_way_of_its_own():
+    """SB3's constructor does not ask for it before that of the subclass has ended."""
+
+    class Mine(MlpPolicy):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.extra = nn.Dropout()
+
+        def set_training_mode(self, mode):
+            super().set_training_mode(mode)
+            self.extra.train(mode)
+
+    policy = make(policy_class=Mine)
+    assert [policy.training, policy.q_net.training, policy.q_net_target.training] == [False] * 3
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_a_stream_is_called_as_the_module_that_it_is(distributional):
+    network = make(distributional=distributional, noisy=False).q_net
+    obs, calls = th.randn(4, 6), []
+    expected = network(obs)
+    network.q_net.register_forward_hook(lambda *_: calls.append(1))
+    network.q_net = Whole(network.q_net)
+    assert th.equal(network(obs), expected)
+    assert calls == [1]
+
+
+class Whole(nn.Module):
+    """Can neither be unpacked nor indexed."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, inputs):
+        return self.layers(inputs)
+
+
 @pytest.mark.parametrize("normalize_images", [True, False])
 @pytest.mark.parametrize(
     ("space", "policy_class", "kwargs"),
@@ -266,7 +317,13 @@ class Hooked(NatureConv):
         self.cnn[0].register_forward_hook(lambda layer, inputs, outputs: outputs + 0.3)
 
 
-@pytest.mark.parametrize("extractor", [Padded, Brighter, Normed, Hooked])
+class InOne(NatureConv):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.cnn = Whole(self.cnn)
+
+
+@pytest.mark.parametrize("extractor", [Padded, Brighter, Normed, Hooked, InOne])
 def test_changed_convolutions_act_and_learn_alike(extractor):
     network = make(ATARI, CnnPolicy, features_extractor_class=extractor).q_net
     obs = th.as_tensor(np.random.default_rng(0).integers(0, 256, (8, *ATARI.shape), dtype=np.uint8))
@@ -462,12 +519,17 @@ def test_single_observations_and_batches(observation):
         assert actions.shape == (3,)
 
 
-def test_lists_are_observations_and_tuples_are_a_mistake():
+def test_lists_and_tuples_of_numbers_are_observations_and_what_reset_returns_is_a_mistake():
     model = RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=100)
     for deterministic in (True, False):
-        assert model.predict([0.0, 0.1, 0.2, 0.3], deterministic=deterministic)[0].shape == ()
+        for observation in ([0.0, 0.1, 0.2, 0.3], (0.0, 0.1, 0.2, 0.3)):
+            assert model.predict(observation, deterministic=deterministic)[0].shape == ()
         with pytest.raises(ValueError, match="You have passed a tuple to the predict"):
             model.predict((np.zeros(4), {}), deterministic=deterministic)
+    model = RainbowDQN("CnnPolicy", FakeImageEnv(discrete=True), buffer_size=100)
+    image = model.observation_space.sample().tolist()
+    for deterministic in (True, False):
+        assert model.predict(image, deterministic=deterministic)[0].shape == ()
 
 
 def test_channels_last_images_work_as_in_stable_baselines3():

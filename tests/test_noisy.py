@@ -148,6 +148,16 @@ def test_other_noise_for_a_while_then_the_noise_from_before(kind, n_samples):
     assert th.equal(layer(inputs), before)
 
 
+def test_a_layer_that_draws_its_noise_in_a_way_of_its_own_is_asked():
+    class Silent(NoisyLinear):
+        def reset_noise(self, n_samples=1):
+            self.set_noise(None, None)
+
+    module = nn.Sequential(NoisyLinear(4, 3), Silent(3, 2))
+    reset_noise(module)
+    assert [layer._noise_out is None for layer in module] == [False, True]
+
+
 def test_noise_is_not_saved():
     assert set(NoisyLinear(2, 2).state_dict()) == {"weight_mu", "weight_sigma", "bias_mu", "bias_sigma"}
 

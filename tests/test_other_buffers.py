@@ -58,6 +58,23 @@ def test_a_buffer_without_discounts_bootstraps_with_gamma():
     assert not np.array_equal(weights[0], weights[3])
 
 
+@pytest.mark.parametrize("distributional", [True, False])
+@pytest.mark.parametrize("name", ["rewards", "discounts"])
+def test_a_buffer_may_have_numbers_of_double_precision(name, distributional):
+    class Mine(RainbowReplayBuffer):
+        def sample(self, *args, **kwargs):
+            batch = super().sample(*args, **kwargs)
+            return batch._replace(**{name: getattr(batch, name).double()})
+
+    weights = [
+        make(replay_buffer_class=kind, distributional=distributional, noisy=False)
+        .learn(100)
+        .policy.parameters_to_vector()
+        for kind in (RainbowReplayBuffer, Mine)
+    ]
+    np.testing.assert_allclose(*weights, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["rewards", "dones", "timeouts"])
 def test_a_buffer_that_keeps_its_rows_in_its_own_way_trains_on(name):
     """Whether the support fits cannot be judged then."""
