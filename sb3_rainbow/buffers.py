@@ -348,7 +348,9 @@ def end_trajectories(buffer: ReplayBuffer | None) -> None:
 
     :param buffer: ours, or another; those of SB3 that look at more than single transitions are told as well
     """
-    if isinstance(buffer, RainbowReplayBuffer | HerReplayBuffer):
+    if isinstance(buffer, RainbowReplayBuffer):
+        buffer.truncate_last_trajectory()
+    elif isinstance(buffer, HerReplayBuffer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # HerReplayBuffer asks whether it should have been called
             buffer.truncate_last_trajectory()

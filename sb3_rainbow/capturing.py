@@ -29,11 +29,13 @@ class CapturingDQN(DQN):
     def learn(self: SelfCapturingDQN, *args: Any, **kwargs: Any) -> SelfCapturingDQN:
         self._has_room = True  # or so it may be by now
         captured = self._captured
-        if captured is not None and not CapturedSteps.suits(self.policy):  # some weights may be frozen by now
-            captured.give_up_copy()
-        if captured is not None and not captured.has_same_parts():  # the head may be another one
-            captured.give_up_copy()
-            self._captured = None
+        if captured is not None:
+            is_same = captured.has_same_parts()  # the head may be another one, or some weights frozen by now
+            if not (is_same and CapturedSteps.suits(self.policy)):
+                captured.give_up_copy()
+            if not is_same:
+                require_finite(self.num_timesteps, **captured.failure(wait=True))
+                self._captured = None
         try:
             super().learn(*args, **kwargs)
             if self._captured is not None:

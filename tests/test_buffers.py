@@ -635,6 +635,9 @@ def test_the_largest_buffer_that_fits_is_named_with_all_that_a_transition_takes(
         make(1_000_000, space=space).add(*add)
     for fitting in (328_587, 331_000):
         make(fitting, space=space).add(*add)  # does not warn
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20))
+    with pytest.warns(UserWarning, match="buffer_size=1 or less"):
+        make(1_000_000, space=space).add(*add)
 
 
 def test_memory_is_looked_at_again_when_twice_as_much_is_stored(monkeypatch):

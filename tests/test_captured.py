@@ -390,6 +390,7 @@ def test_unequal_numbers_of_steps_that_were_loaded_between_two_calls(on_the_cpu)
     model.train(2, 32)
     steps = [int(model.policy.optimizer.state[weight]["step"]) for weight in model.q_net.parameters()]
     assert steps == [9, *[4] * (len(steps) - 1)]
+    assert captured.replay is None  # these steps were ordinary ones: the captured have one number for all weights
 
 
 def test_another_head_is_learned_from(on_the_cpu):
@@ -404,6 +405,9 @@ def test_another_head_is_learned_from(on_the_cpu):
         network.head = CategoricalHead(51, -20.0, 20.0)
     model.learn(4)
     assert model._captured._chain.head is model.q_net.head
+    replay = model._captured.replay
+    model.learn(4)
+    assert model._captured.replay is replay  # not copied once more
     for network in (model.q_net, model.q_net_target):
         network.dueling = "max"
     model.learn(4)

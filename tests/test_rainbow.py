@@ -145,8 +145,9 @@ def test_learning_that_ends_before_it_starts_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make().learn(51)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        for _ in range(3):
-            model.learn(2, reset_num_timesteps=False)
-    assert len(caught) == 1  # once, as Python shows each text once
+    for reset in (False, True):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for _ in range(3):
+                model.learn(2, reset_num_timesteps=reset)
+        assert len(caught) == 1  # once, as Python shows each text once
