@@ -101,6 +101,12 @@ class CheckingDQN(DQN):
         self._require_one_env_for_episodes()
         self.train_freq = train_frequency(self.train_freq)
         self._convert_train_freq()
+        if self.amp and not bfloat16_is_faster(self.device.type):
+            warnings.warn(
+                f"amp=True makes gradient steps slower here: the {self.device.type} has no fast instructions for "
+                "bfloat16. Write amp=False",
+                stacklevel=6,
+            )
         return super().learn(*args, **kwargs)
 
     def _require_one_env_for_episodes(self) -> None:
@@ -143,12 +149,6 @@ class CheckingDQN(DQN):
         """
         self._require_agreement(self._buffer_arguments())
         self._require_one_env_for_episodes()
-        if self.amp and not bfloat16_is_faster(self.device.type):
-            warnings.warn(
-                f"amp=True makes gradient steps slower here: the {self.device.type} has no fast instructions for "
-                "bfloat16. Write amp=False",
-                stacklevel=3,
-            )
         if self.buffer_size < self.batch_size:
             raise ValueError(f"buffer_size={self.buffer_size} must be at least batch_size={self.batch_size}")
         if self.buffer_size < self.n_steps * self.n_envs:

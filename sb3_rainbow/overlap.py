@@ -1,6 +1,7 @@
 """Second floor: gradient steps that are made while environments step."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +37,8 @@ class BusyWhileStepping(VecEnvWrapper):
         try:
             self.work()
         except BaseException:
-            self.venv.step_wait()  # or its answer would be taken for that of a later step
+            with suppress(EOFError, OSError):  # what interrupts training may have ended the processes of the envs, too
+                self.venv.step_wait()  # or its answer would be taken for that of a later step
             raise
         return self.venv.step_wait()
 

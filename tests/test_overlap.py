@@ -1,6 +1,9 @@
 """Gradient steps that are made while environments step."""
 
 import copy
+import os
+import signal
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -101,6 +104,31 @@ def test_an_interrupted_gradient_step_loses_no_answer_of_an_env(reset_num_timest
     rows = slice(0, model.replay_buffer.pos)
     np.testing.assert_array_equal(model.replay_buffer.rewards[rows], model.replay_buffer.actions[rows, :, 0])
     env.close()
+
+
+class Stuck(Echo):
+    n_steps = 0
+
+    def step(self, action):
+        self.n_steps += 1
+        time.sleep(60 if self.n_steps > 1 else 0)
+        return super().step(action)
+
+
+def test_an_interruption_of_all_processes_is_told_as_one():
+    """Ctrl-C reaches those of the envs as well. RL Zoo saves the model when learn() raises KeyboardInterrupt."""
+    env = SubprocVecEnv([Stuck] * 2)
+    model = make(env, overlap=True, learning_starts=1, batch_size=2, train_freq=1)
+
+    def interrupted():
+        for process in env.processes:
+            os.kill(process.pid, signal.SIGINT)
+            process.join()
+        raise KeyboardInterrupt
+
+    model.policy.optimizer.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(50)
 
 
 def test_callbacks_see_the_last_gradient_steps_and_train_at_once_with_overlap():
