@@ -36,7 +36,7 @@ def main() -> None:
     register()
     # Some scripts start others, which would not know of Rainbow
     subprocess.call = _to_ourselves(subprocess.call)
-    _restore_generate_metadata()
+    _mend_push_to_hub()
     # The package of the plots has imported the module already, which makes no difference here
     warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -62,11 +62,21 @@ def _to_ourselves(call: Any) -> Any:
     return wrapper
 
 
-def _restore_generate_metadata() -> None:
-    """rl_zoo3 2.9's push_to_hub imports a function that huggingface_sb3 3.2 has made private."""
+def _mend_push_to_hub() -> None:
+    """rl_zoo3 2.9 imports a function that huggingface_sb3 3.2 has made private, and its card names its own scripts."""
     hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
     if not hasattr(hub, "generate_metadata"):
         hub.generate_metadata = lambda *args: hub._generate_metadata(*args).to_dict()
+    repocard: Any = importlib.import_module("huggingface_hub.repocard")
+    metadata_save = repocard.metadata_save
+
+    def save(card: Path, metadata: dict[str, Any]) -> None:
+        text = card.read_text(encoding="utf-8")
+        if "--algo rainbow" in text:
+            card.write_text(text.replace("python -m rl_zoo3.", "python -m sb3_rainbow "), encoding="utf-8")
+        metadata_save(card, metadata)
+
+    repocard.metadata_save = save
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """rl_zoo3's scripts with Rainbow: training, playing, search, and the rest."""
 
-import importlib
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import rl_zoo3.enjoy
 import rl_zoo3.train
 import yaml
+from huggingface_hub import repocard
 from needs import needs_box2d
 from packaging.requirements import Requirement
 from rl_zoo3.exp_manager import ExperimentManager
@@ -27,7 +29,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 
 from sb3_rainbow import RainbowDQN
-from sb3_rainbow.__main__ import _restore_generate_metadata, _to_ourselves, main
+from sb3_rainbow.__main__ import _mend_push_to_hub, _to_ourselves, main
 from sb3_rainbow.envs import make_ale_vec_env
 from sb3_rainbow.networks import DataEfficientConv
 from sb3_rainbow.zoo import convert_rainbow_params, hyperparams_file, register, sample_rainbow_params
@@ -273,14 +275,17 @@ def test_train_and_enjoy_scripts(script):
     assert "rainbow" in Path("benchmark/benchmark.md").read_text()
 
 
-def test_model_cards_for_the_hub(tmp_path):
-    _restore_generate_metadata()
-    hub = importlib.import_module("rl_zoo3.push_to_hub")
-    card, metadata = hub.generate_model_card("rainbow", "RainbowDQN", "me", "CartPole-v1", 500.0, 0.0, {}, {})
-    hub.save_model_card(tmp_path, card, metadata)
+@pytest.mark.parametrize(("algo", "package"), [("rainbow", "sb3_rainbow "), ("dqn", "rl_zoo3.")])
+def test_model_cards_for_the_hub(algo, package, tmp_path, monkeypatch):
+    monkeypatch.setattr(repocard, "metadata_save", repocard.metadata_save)  # put back afterwards
+    _mend_push_to_hub()
+    hub = runpy.run_module("rl_zoo3.push_to_hub")
+    card, metadata = hub["generate_model_card"](algo, "RainbowDQN", "me", "CartPole-v1", 500.0, 0.0, {}, {})
+    hub["save_model_card"](tmp_path, card, metadata)
     readme = (tmp_path / "README.md").read_text()
     assert "model-index" in readme
     assert "500.00 +/- 0.00" in readme
+    assert set(re.findall(r"python -m (\w+\W)", readme)) == {package}
 
 
 def test_the_extra_has_what_rl_zoos_plots_need():
