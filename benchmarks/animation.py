@@ -1,5 +1,5 @@
 """
-A GIF of a trained Pong agent, from the start of a game.
+A GIF of a trained Pong agent, from the first serve of a game.
 
     python benchmarks/animation.py trained_agents/rainbow/PongNoFrameskip-v4_1/PongNoFrameskip-v4.zip \
         --output benchmarks/results/pong/agent.gif

@@ -69,7 +69,7 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     """
     :param variant: its switches
     :param steps: env steps at most. Epsilon and beta change as in the entry, however many these are, but where they are
-        too few for that have their last values at the end, and keep them when a run goes on
+        too few for that have their last values at the end; beta keeps it when a run goes on
     :param changes: arguments and switches that are others, also of the entry's ``policy_kwargs``, Adam's ``eps``, its
         convolutions' ``layer_norm`` and ``input_norm``, and ``epsilon_steps``; n_envs does not change gradient steps
         per env step

@@ -9,8 +9,9 @@ env steps to the first mean of 18 over 100 games, a run a row. With more than on
 two-sided p values of the Jonckheere-Terpstra test (Biometrika 41, 1954), which for two groups is that of Mann and
 Whitney: how often groups that do not differ would be as far apart, in the order in which they are written or in the
 other. Runs of the same seed, the number at the end of a file's name, are one value, their mean. A run that has not got
-to 18 may do so at any time after its end, or never: the range of p is that of all times at which such runs may. The
-block that a run ends in has its number of games beside it, and no part in p, so that late blocks lack the soonest runs.
+to 18 may do so at any time after its end, or never: the range of p is that of all times at which such runs may, and is
+left out where there are too many. The block that a run ends in has its number of games beside it, and no part in p, so
+that late blocks lack the soonest runs.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 from pong_results import GOALS, read
 
 _MOST_ORDERS = 100_000
+_MOST_SPLITS = 3_000_000  # of all orders together: about a minute
 
 
 def blocks_of(rows: list[dict[str, Any]], size: int) -> list[list[float]]:
@@ -162,6 +164,9 @@ def goal_p(groups: list[list[Path]], goals: dict[Path, tuple[float, bool]]) -> s
         return ""
     # Many of these times come in the same order, of which alone p depends
     orders = {tuple(map(sorted(values).index, values)) for values in itertools.product(*times)}
+    n_splits = math.factorial(len(times)) // math.prod(math.factorial(len(group)) for group in least)
+    if len(orders) * n_splits > _MOST_SPLITS:
+        return ""
     ps = [trend_p([list(itertools.islice(ranks, len(group))) for group in least]) for ranks in map(iter, orders)]
     return " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ps), max(ps))))
 
