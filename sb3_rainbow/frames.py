@@ -243,7 +243,7 @@ class FrameStorage:
                 f"before by a new frame, as stacks of {self.n_frames} frames do, and are kept whole: "
                 f"{frames_per_row:.1f} frames for each. If that goes on, write "
                 f"replay_buffer_kwargs=dict(frame_stack=None), which keeps {2 * self.n_frames} for each and takes "
-                'less time; or frame_stack="auto" instead of a number, which finds stacks of any order',
+                'less time; or, where it is a number now, frame_stack="auto", which finds stacks of any order',
                 stacklevel=2,
             )
         self._watched_frames, self._n_watched = self.pool.next_id, 0

@@ -139,6 +139,9 @@ class AutoStorage:
     :param dtype: of one observation
     """
 
+    _guess: Stacking | None = None  # of a stacking, while nothing has moved
+    _is_full = False
+
     def __init__(self, n_slots: int, n_envs: int, shape: tuple[int, ...], dtype: Any) -> None:
         self._ring = n_slots, n_envs, shape, dtype
         self.chosen: ArrayStorage | FrameStorage = ArrayStorage(*self._ring)
@@ -155,32 +158,42 @@ class AutoStorage:
 
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         self.chosen.put(slot, obs, next_obs, done)
-        if self._is_open and isinstance(self.chosen, ArrayStorage):
+        if self._is_open:
+            self._is_full |= slot + 1 == self._ring[0]
             self._judge(obs, next_obs)
-            most_slots = min(_JUDGED_CHUNKS * self.chosen.observations.chunk_slots, _JUDGED_SLOTS, self._ring[0])
-            is_open = self._n_judged < _JUDGED_ROWS and slot + 1 < most_slots
+            is_open = self._n_judged < _JUDGED_ROWS
+            if isinstance(self.chosen, ArrayStorage):
+                is_open &= slot + 1 < min(_JUDGED_CHUNKS * self.chosen.observations.chunk_slots, _JUDGED_SLOTS)
+                is_open &= not self._is_full
             if not is_open:
-                self._choose(self.chosen, slot + 1)
-            self._is_open = is_open  # last: an interruption leaves the choice for the next row
+                self._choose(slot)
+            # Last: an interruption leaves the choice for the next row
+            self._is_open = is_open or (self._guess is not None and not self._n_judged)
 
     def _judge(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
         telling = (obs != next_obs).any(axis=tuple(range(1, obs.ndim)))
-        self._n_judged += int(telling.sum())
-        for stacking in self._explained:
-            self._explained[stacking] += int((stacking.explains(obs, next_obs) & telling).sum())
+        if telling.any():
+            self._n_judged += int(telling.sum())
+            for stacking in self._explained:
+                self._explained[stacking] += int((stacking.explains(obs, next_obs) & telling).sum())
 
-    def _choose(self, plain: ArrayStorage, n_slots: int) -> None:
+    def _choose(self, newest_slot: int) -> None:
         stacking = max(self._explained, key=self._explained.__getitem__)
         if 2 * self._explained[stacking] <= self._n_judged:  # it does not explain most
             if not self._is_frame:
                 return
-            if self._n_judged:  # where nothing moved, it may yet be the likeliest stacking
+            if self._n_judged:
                 stacking = _SINGLE_FRAME
+            else:  # it may yet be the likeliest stacking, until something moves
+                self._guess = stacking
+        elif stacking == self._guess:
+            return
         frames = FrameStorage(*self._ring, *stacking)
         envs = np.arange(frames.n_envs)
-        for slot in range(n_slots):
+        n_slots = self._ring[0] if self._is_full else newest_slot + 1
+        for slot in (np.arange(newest_slot + 1 - n_slots, newest_slot + 1) % self._ring[0]).tolist():
             at = np.full_like(envs, slot), envs
-            frames.put(slot, plain.get(*at), plain.get_next(*at), np.zeros(len(envs), dtype=bool))
+            frames.put(slot, self.chosen.get(*at), self.chosen.get_next(*at), np.zeros(len(envs), dtype=bool))
         self.chosen = frames
 
     def cut(self, envs: np.ndarray) -> None:
@@ -194,7 +207,7 @@ class AutoStorage:
 
     @property
     def full_bytes(self) -> int | None:
-        return None if self._is_open else self.chosen.full_bytes
+        return None if self._is_open and self._guess is None else self.chosen.full_bytes
 
 
 class DictStorage:

@@ -327,6 +327,35 @@ def test_large_images_that_did_not_move_while_they_were_judged_are_taken_for_the
     np.testing.assert_array_equal(buffer.next_observations[-1], obs)
 
 
+@pytest.mark.parametrize("colour", ["black", "gray", "any"])
+@pytest.mark.parametrize("way", ["stacked", "single"])
+@pytest.mark.parametrize("n_still", [90, 250])  # the ring is full by then, or not
+def test_what_moves_late_is_judged_by_how_it_moves(n_still, way, colour, monkeypatch):
+    """What stands still may be a stack of single channels, of colours, or none."""
+    monkeypatch.setattr(storage, "_JUDGED_SLOTS", 60)
+    rng = np.random.default_rng(0)
+    title = {"black": np.zeros((3, 40, 40)), "gray": np.full((3, 40, 40), 9), "any": rng.integers(0, 256, (3, 40, 40))}
+    frames = deque([title[colour].astype(np.uint8)] * 4, maxlen=4 if way == "stacked" else 1)
+    space = spaces.Box(0, 255, (3 * len(frames), 40, 40), np.uint8)
+    buffers = [
+        RainbowReplayBuffer(400, space, spaces.Discrete(2), device="cpu", n_envs=2, frame_stack=given)
+        for given in ("auto", None)
+    ]
+    n_frames = []
+    for step in range(n_still + 230):
+        obs = np.concatenate(frames)
+        frames.append(rng.integers(0, 256, (3, 40, 40), dtype=np.uint8) if step >= n_still else frames[-1])
+        for buffer in buffers:
+            buffer.add(*([row, row] for row in (obs, np.concatenate(frames))), *np.zeros((3, 2)), [{}, {}])
+        n_frames.append(getattr(getattr(buffers[0].storage.chosen, "pool", None), "next_id", 0))
+    found = buffers[0].storage.chosen
+    assert (found.axis, found.n_frames) == (0, 4 if way == "stacked" else 1)
+    assert np.diff(n_frames[-100:]).tolist() == [2] * 99  # one for each env
+    ids = np.arange(400)
+    assert_same_batch(buffers[0]._get_samples(ids), buffers[1]._get_samples(ids))
+    assert pickle.loads(pickle.dumps(buffers[0])).storage.chosen.n_frames == found.n_frames
+
+
 def test_a_warning_that_is_an_error_leaves_the_buffer_as_it_should_be():
     """Of many envs one makes stacks: two rows' worth of the others' frames must not make its own too old to find."""
     rng, n_envs = np.random.default_rng(0), 21
