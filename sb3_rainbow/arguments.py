@@ -150,7 +150,13 @@ def learning_rate_or_schedule(learning_rate: Any) -> Any:
     :return: a float, or the function
     :raises ValueError: on anything else, and on a function that starts with anything else
     """
-    rate = learning_rate(1.0) if callable(learning_rate) else learning_rate
+    try:
+        rate = learning_rate(1.0) if callable(learning_rate) else learning_rate
+    except TypeError as error:
+        raise ValueError(
+            f"learning_rate={learning_rate!r} must be a number, or a function of the progress remaining, from 1 to 0: "
+            f"{error}"
+        ) from error
     is_scalar = isinstance(rate, np.ndarray | th.Tensor) and len(rate.reshape(-1)) == 1
     first = number("learning_rate", rate.item() if is_scalar else rate, 0)
     return learning_rate if callable(learning_rate) else first

@@ -88,17 +88,23 @@ class RainbowReplayBuffer(ReplayBuffer):
         self.beta = number("prioritized_replay_beta0", prioritized_replay_beta0, 0, 1)
         alpha = number("prioritized_replay_alpha", prioritized_replay_alpha, 0, 1)
 
-        # np.zeros maps a page of memory when it is first written to
         rows = (self.buffer_size, n_envs)
-        self.actions = np.zeros((*rows, self.action_dim), dtype=self._maybe_cast_dtype(action_space.dtype))
-        self.rewards = np.zeros(rows, dtype=np.float32)
-        self.dones = np.zeros(rows, dtype=np.float32)
-        self.timeouts = np.zeros(rows, dtype=np.float32)
-        self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows, frame_stack)
-        self._next_size_check = 0.0  # slots; the first, and whenever twice as many have been written
         self.sampler: Sampler = UniformSampler(n_envs)
-        if prioritized_replay:
-            self.sampler = PrioritizedSampler(self.buffer_size * n_envs, alpha)
+        try:
+            # np.zeros maps a page of memory when it is first written to
+            self.actions = np.zeros((*rows, self.action_dim), dtype=self._maybe_cast_dtype(action_space.dtype))
+            self.rewards = np.zeros(rows, dtype=np.float32)
+            self.dones = np.zeros(rows, dtype=np.float32)
+            self.timeouts = np.zeros(rows, dtype=np.float32)
+            self.storage: Storage = make_storage(observation_space, self.obs_shape, *rows, frame_stack)
+            if prioritized_replay:
+                self.sampler = PrioritizedSampler(self.buffer_size * n_envs, alpha)
+        except MemoryError as error:
+            raise ValueError(
+                f"buffer_size={buffer_size} must be smaller: not even actions, rewards and priorities of so many "
+                f"transitions fit into the {available_memory() / 1e9:.3g} GB of memory that are there ({error})"
+            ) from error
+        self._next_size_check = 0.0  # slots; the first, and whenever twice as many have been written
         self._drawn = np.empty(0, dtype=np.int64)
         self._slots_since_drawn = 0
         self.n_added = 0  # slots that were written, in all

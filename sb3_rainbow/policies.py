@@ -118,14 +118,14 @@ class RainbowPolicy(DQNPolicy):
             "dueling": switch("dueling", dueling),
             "noisy": switch("noisy", noisy),
             "distributional": switch("distributional", distributional),
-            "n_atoms": whole_number("n_atoms", n_atoms, 2),
+            "n_atoms": whole_number("n_atoms", n_atoms, 2, 10**6),
             "v_min": number("v_min", v_min, -_LARGEST, _LARGEST),
             "v_max": number("v_max", v_max, -_LARGEST, _LARGEST),
             "sigma_init": number("sigma_init", sigma_init, 0, _LARGEST, above=True, hint="published: 0.5, or 0.1"),
             "noise": one_of("noise", noise, NOISE_KINDS),
             "dueling_aggregation": one_of("dueling_aggregation", dueling_aggregation, DUELING_AGGREGATIONS),
         }
-        _check_support(n_atoms, v_min, v_max)
+        _check_support(*(self.rainbow_kwargs[name] for name in ("n_atoms", "v_min", "v_max")))
         super().__init__(
             observation_space,
             action_space,
@@ -205,7 +205,7 @@ def _check_observations(extractor: type[BaseFeaturesExtractor], space: spaces.Sp
 
 
 def _check_support(n_atoms: int, v_min: float, v_max: float) -> None:
-    if not (np.diff(np.linspace(v_min, v_max, int(n_atoms), dtype=np.float32)) > 0).all():
+    if not (np.diff(np.linspace(v_min, v_max, n_atoms, dtype=np.float32)) > 0).all():
         raise ValueError(
             f"v_min={v_min} must be below v_max={v_max}, by enough for n_atoms={n_atoms} to differ: choose them so "
             "that all discounted returns lie between"

@@ -189,7 +189,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             exploration_initial_eps,  # type: ignore[arg-type]
             exploration_final_eps,  # type: ignore[arg-type]
             max_grad_norm,  # type: ignore[arg-type]
-            whole_number("stats_window_size", stats_window_size, 1),
+            whole_number("stats_window_size", stats_window_size, 1, 10**12),
             tensorboard_log,
             policy_kwargs,
             verbose,
@@ -267,7 +267,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
 
     def _make_gradient_steps(self, gradient_steps: int, batch_size: int) -> None:
         self._update_learning_rate(self.policy.optimizer)
-        require_finite(self.num_timesteps, learning_rate=self.policy.optimizer.param_groups[0]["lr"])
+        number(
+            "learning_rate", self.policy.optimizer.param_groups[0]["lr"], 0, hint=f"at env step {self.num_timesteps}"
+        )
         self._update_buffer()
         assert self.replay_buffer is not None
         captured = self._captured_steps(RainbowDQN)

@@ -12,7 +12,7 @@ import pytest
 import torch as th
 from envs import Corridor
 from gymnasium import spaces
-from models import OFF
+from models import OFF, Record
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -91,10 +91,14 @@ BAD_ARGUMENTS = [
     ("seed", "a"),
     ("device", "foo"),
     ("verbose", "x"),
+    ("stats_window_size", 2**63),
+    ("learning_rate", max),  # wants two numbers
 ]
 BAD_NETWORKS = [
     ("n_atoms", 1),
     ("n_atoms", 2.5),
+    ("n_atoms", 10**11),
+    ("n_atoms", 1e300),
     ("v_min", 10),
     ("v_min", 11),
     ("v_max", float("inf")),
@@ -285,12 +289,29 @@ def test_a_schedule_that_starts_badly(rate):
         RainbowDQN("MlpPolicy", "CartPole-v1", learning_rate=lambda _: rate)
 
 
-def test_a_schedule_that_ends_badly_changes_no_weight():
+@pytest.mark.parametrize("rate", [float("nan"), -1e-3])
+def test_a_schedule_that_ends_badly_changes_no_weight(rate):
     model = RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=100, batch_size=8, learning_starts=20, train_freq=1,
-                       learning_rate=lambda progress: 1e-3 if progress > 0.5 else float("nan"))  # fmt: skip
-    with pytest.raises(ValueError, match="learning_rate=nan is not finite, at env step 50"):
-        model.learn(100)
-    assert np.isfinite(model.policy.parameters_to_vector()).all()
+                       learning_rate=lambda progress: 1e-3 if progress > 0.5 else rate)  # fmt: skip
+    weights = Record(lambda record: record.model.policy.parameters_to_vector())
+    with pytest.raises(ValueError, match=f"learning_rate={rate} must be .* at env step 50"):
+        model.learn(100, weights)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), weights.values[-1])
+
+
+def test_a_buffer_of_which_nothing_fits(monkeypatch):
+    """Not even what is made at once: Linux may refuse it, where it is larger than all memory."""
+
+    def refuse(*_):
+        raise MemoryError("Unable to allocate 7.28 TiB")
+
+    monkeypatch.setattr("sb3_rainbow.buffers.PrioritizedSampler", refuse)
+    with pytest.raises(ValueError, match=r"^buffer_size=5000000 must be smaller: .*Unable to allocate 7.28 TiB"):
+        RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=5e6)
+
+
+def test_whole_numbers_without_bounds_of_python_are_numbers():
+    RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=10**4, policy_kwargs={"v_min": 0, "v_max": 10**20})
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,10 @@ def test_weights_are_those_of_the_buffer():
 def test_priorities_there_and_back():
     rows = random_transitions(np.random.default_rng(0), 30, 2, VECTORS)
     buffer, other = make(rows, 15), make(rows, 15)
+    for each in (buffer, other):
+        each.update_priorities(np.array([5]), np.array([4.0]))  # before the copy is made
     replay = DeviceReplay(buffer, CPU)
+    assert float(replay.max_priority) == 4
     drawn, priorities = th.tensor([3, 29, 3, 0]), th.tensor([0.5, 9.0, 0.5, 2.0])
     replay.set_priorities(drawn, priorities, th.tensor(False))
     replay.set_priorities(drawn[:1], th.tensor([th.nan]), th.tensor(False))
