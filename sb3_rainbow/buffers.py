@@ -77,7 +77,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if switch("optimize_memory_usage", optimize_memory_usage):
             raise ValueError(
-                "optimize_memory_usage=True would lose the observations that end an episode; leave it False"
+                "optimize_memory_usage=True would lose the observations that end an episode; leave it False: frames "
+                "are kept once without it"
             )
         self.buffer_size = max(buffer_size // n_envs, 1)  # slots, as in SB3
         self.optimize_memory_usage = False

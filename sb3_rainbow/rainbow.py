@@ -267,9 +267,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
 
     def _make_gradient_steps(self, gradient_steps: int, batch_size: int) -> None:
         self._update_learning_rate(self.policy.optimizer)
-        number(
-            "learning_rate", self.policy.optimizer.param_groups[0]["lr"], 0, hint=f"at env step {self.num_timesteps}"
-        )
+        rate = self.policy.optimizer.param_groups[0]["lr"]
+        number("learning_rate", rate, 0, hint=f"at env step {self.num_timesteps}")
         self._update_buffer()
         assert self.replay_buffer is not None
         captured = self._captured_steps(RainbowDQN)

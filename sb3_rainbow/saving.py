@@ -171,6 +171,9 @@ class SavingDQN(DQN):
         }
         remedy = "load it into a model like the one that it was saved with, or move the file away and go on without it"
         _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priorities(loaded), remedy)
+        for name in ("n_steps", "gamma"):  # as this model's buffer was made, not as the one that was saved
+            if hasattr(before, name) and hasattr(loaded, name):
+                setattr(loaded, name, getattr(before, name))
         self.replay_buffer = loaded
         if truncate_last_traj:
             end_trajectories(loaded)
