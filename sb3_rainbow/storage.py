@@ -17,7 +17,7 @@ Observation = np.ndarray | dict[str, np.ndarray]
 _CHUNK_BYTES = 2**26
 # Stacks of frames are looked for until so many observations have moved,
 _JUDGED_ROWS = 100
-# but in no more slots than this, nor than the first chunks have.
+# but in no more slots than this, nor than the first chunks have. What has not moved by then is judged when it does.
 _JUDGED_SLOTS, _JUDGED_CHUNKS = 1000, 4
 # From this size on, an image that is no stack is a frame by itself: a row's next one is the next row's. Smaller ones
 # are drawn faster when they are kept twice
@@ -139,8 +139,8 @@ class AutoStorage:
     :param dtype: of one observation
     """
 
-    _guess: Stacking | None = None  # of a stacking, while nothing has moved
-    _is_full = False
+    _guess: Stacking | None = None  # made where nothing had moved
+    _newest_slot = _n_slots = 0  # that were written since the ring was last emptied
 
     def __init__(self, n_slots: int, n_envs: int, shape: tuple[int, ...], dtype: Any) -> None:
         self._ring = n_slots, n_envs, shape, dtype
@@ -159,16 +159,23 @@ class AutoStorage:
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         self.chosen.put(slot, obs, next_obs, done)
         if self._is_open:
-            self._is_full |= slot + 1 == self._ring[0]
             self._judge(obs, next_obs)
             is_open = self._n_judged < _JUDGED_ROWS
             if isinstance(self.chosen, ArrayStorage):
-                is_open &= slot + 1 < min(_JUDGED_CHUNKS * self.chosen.observations.chunk_slots, _JUDGED_SLOTS)
-                is_open &= not self._is_full
+                most_slots = min(_JUDGED_CHUNKS * self.chosen.observations.chunk_slots, _JUDGED_SLOTS, self._ring[0])
+                is_open &= slot + 1 < most_slots
+            self._count(slot)
             if not is_open:
-                self._choose(slot)
+                self._choose(obs, next_obs)
             # Last: an interruption leaves the choice for the next row
-            self._is_open = is_open or (self._guess is not None and not self._n_judged)
+            self._is_open = is_open or (isinstance(self.chosen, FrameStorage) and not self._n_judged)
+
+    def _count(self, slot: int) -> None:
+        if self._n_slots and slot == (self._newest_slot + 1) % self._ring[0]:
+            self._n_slots = min(self._n_slots + 1, self._ring[0])
+        elif not self._n_slots or slot != self._newest_slot:  # not one that was interrupted: the ring was emptied
+            self._n_slots = slot + 1
+        self._newest_slot = slot
 
     def _judge(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
         telling = (obs != next_obs).any(axis=tuple(range(1, obs.ndim)))
@@ -177,24 +184,24 @@ class AutoStorage:
             for stacking in self._explained:
                 self._explained[stacking] += int((stacking.explains(obs, next_obs) & telling).sum())
 
-    def _choose(self, newest_slot: int) -> None:
-        stacking = max(self._explained, key=self._explained.__getitem__)
-        if 2 * self._explained[stacking] <= self._n_judged:  # it does not explain most
+    def _choose(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
+        explained, n_judged = self._explained, self._n_judged
+        if not n_judged and self._is_frame:  # frames that stand still are alike
+            explained = {each: int(each.explains(obs, next_obs).sum()) for each in explained}
+            n_judged = len(obs)
+        stacking = max(explained, key=explained.__getitem__)
+        if 2 * explained[stacking] <= n_judged:  # it does not explain most
             if not self._is_frame:
                 return
-            if self._n_judged:
-                stacking = _SINGLE_FRAME
-            else:  # it may yet be the likeliest stacking, until something moves
-                self._guess = stacking
-        elif stacking == self._guess:
+            stacking = _SINGLE_FRAME
+        if isinstance(self.chosen, FrameStorage) and stacking == self._guess:
             return
         frames = FrameStorage(*self._ring, *stacking)
         envs = np.arange(frames.n_envs)
-        n_slots = self._ring[0] if self._is_full else newest_slot + 1
-        for slot in (np.arange(newest_slot + 1 - n_slots, newest_slot + 1) % self._ring[0]).tolist():
+        for slot in (np.arange(self._newest_slot + 1 - self._n_slots, self._newest_slot + 1) % self._ring[0]).tolist():
             at = np.full_like(envs, slot), envs
             frames.put(slot, self.chosen.get(*at), self.chosen.get_next(*at), np.zeros(len(envs), dtype=bool))
-        self.chosen = frames
+        self.chosen, self._guess = frames, stacking
 
     def cut(self, envs: np.ndarray) -> None:
         self.chosen.cut(envs)
@@ -207,7 +214,7 @@ class AutoStorage:
 
     @property
     def full_bytes(self) -> int | None:
-        return None if self._is_open and self._guess is None else self.chosen.full_bytes
+        return None if self._is_open and isinstance(self.chosen, ArrayStorage) else self.chosen.full_bytes
 
 
 class DictStorage:

@@ -327,9 +327,10 @@ def test_large_images_that_did_not_move_while_they_were_judged_are_taken_for_the
     np.testing.assert_array_equal(buffer.next_observations[-1], obs)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("colour", ["black", "gray", "any"])
 @pytest.mark.parametrize("way", ["stacked", "single"])
-@pytest.mark.parametrize("n_still", [90, 250])  # the ring is full by then, or not
+@pytest.mark.parametrize("n_still", [90, 250, 1300])  # the ring is full by then, or not; frames are judged, too
 def test_what_moves_late_is_judged_by_how_it_moves(n_still, way, colour, monkeypatch):
     """What stands still may be a stack of single channels, of colours, or none."""
     monkeypatch.setattr(storage, "_JUDGED_SLOTS", 60)
@@ -354,6 +355,46 @@ def test_what_moves_late_is_judged_by_how_it_moves(n_still, way, colour, monkeyp
     ids = np.arange(400)
     assert_same_batch(buffers[0]._get_samples(ids), buffers[1]._get_samples(ids))
     assert pickle.loads(pickle.dumps(buffers[0])).storage.chosen.n_frames == found.n_frames
+
+
+@pytest.mark.parametrize("what", ["emptied", "interrupted"])
+def test_what_moves_late_in_a_buffer_that_was(what, monkeypatch):
+    """Of what was emptied the frames are gone; what was interrupted is chosen with the next row."""
+    monkeypatch.setattr(storage, "_JUDGED_SLOTS", 60)
+    rng, frames = np.random.default_rng(0), deque([np.zeros((3, 40, 40), np.uint8)] * 4, maxlen=4)
+    space = spaces.Box(0, 255, (12, 40, 40), np.uint8)
+    buffers = [
+        RainbowReplayBuffer(1_000, space, spaces.Discrete(2), device="cpu", frame_stack=given)
+        for given in ("auto", None)
+    ]
+    n_left = {"emptied": 0, "interrupted": 30}[what]
+    put = FrameStorage.put
+
+    def interrupted(*args):
+        nonlocal n_left
+        n_left -= 1
+        if n_left == 0:
+            raise KeyboardInterrupt
+        put(*args)
+
+    monkeypatch.setattr(FrameStorage, "put", interrupted)
+    for step in range(1_730):
+        if step == 1_450 and what == "emptied":
+            for buffer in buffers:
+                buffer.reset()
+        obs = np.concatenate(frames)
+        frames.append(frames[-1] if step < 1_600 else rng.integers(0, 256, (3, 40, 40), dtype=np.uint8))
+        for buffer in buffers:
+            row = [obs], [np.concatenate(frames)], *np.zeros((3, 1)), [{}]
+            try:
+                buffer.add(*row)
+            except KeyboardInterrupt:
+                buffer.add(*row)
+    assert n_left < 0
+    assert buffers[0].storage.chosen.n_frames == 4
+    ids = np.arange(buffers[0].size())
+    assert len(ids) == (280 if what == "emptied" else 1_000)
+    assert_same_batch(buffers[0]._get_samples(ids), buffers[1]._get_samples(ids))
 
 
 def test_a_warning_that_is_an_error_leaves_the_buffer_as_it_should_be():
