@@ -81,7 +81,7 @@ class AleVecEnv(VecEnv):
             whole_number("n_envs", n_envs, 1, 65_536),
             num_threads=whole_number("num_threads", num_threads, 0, _LARGEST),
             max_num_frames_per_episode=settings.get("max_num_frames_per_episode") or _LARGEST,
-            repeat_action_probability=sticky or settings.get("repeat_action_probability", 0.0),
+            repeat_action_probability=sticky or settings.get("repeat_action_probability", 0.25),
             full_action_space=settings.get("full_action_space", False),
             autoreset_mode=AutoresetMode.SAME_STEP,
             img_height=size,
@@ -146,22 +146,25 @@ class AleVecEnv(VecEnv):
                 f"actions={actions!r} must be {self.num_envs} integers of 0 to {n_actions - 1}, one for each game"
             )
         self._finish_step()
-        self._ale.send(actions.astype(np.int64).reshape(self.num_envs))
+        send, strengths = self._ale.ale.send, np.ones(self.num_envs, dtype=np.float32)  # of paddles, in other games
+        actions = actions.astype(np.int64).reshape(self.num_envs)
+        # An interruption comes when what is called has returned. That is C++: ALE's own send() might not get so far
         self._is_stepping = True
+        send(actions, strengths)
 
     def _finish_step(self) -> None:
         """Wait for a step that nobody has waited for, such as one that was interrupted."""
         if self._ale is None:
             raise RuntimeError("these games were closed: make new ones")
         if self._is_stepping:
-            self._is_stepping = False  # first: an interruption comes when recv has returned
-            self._ale.recv()
+            self.step_wait()
 
     def step_wait(self) -> VecEnvStepReturn:
         if not self._is_stepping:
             raise RuntimeError("step_wait() has nothing to wait for: call step_async() first")
+        receive = self._ale.ale.recv
         self._is_stepping = False
-        obs, rewards, terminated, truncated, info = self._ale.recv()
+        obs, rewards, terminated, truncated, info = receive()
         self._scores += rewards
         starts = _first_frames(info)
         is_over = starts != self._starts  # the game, not only a life: what is reported of it is of the next one

@@ -230,6 +230,9 @@ def test_what_the_name_of_a_game_says_reaches_the_emulator(monkeypatch):
     assert ale.call_args.kwargs["repeat_action_probability"] == 0.25
     AleVecEnv(spec, action_repeat_probability=0.5)
     assert ale.call_args.kwargs["repeat_action_probability"] == 0.5
+    del spec.kwargs["repeat_action_probability"]
+    AleVecEnv(spec)
+    assert ale.call_args.kwargs["repeat_action_probability"] == 0.25  # that of ALE's environment
 
 
 def test_it_is_used_as_sb3_uses_its_own():
@@ -413,6 +416,45 @@ def test_a_step_that_nobody_waited_for_is_forgotten():
         np.testing.assert_array_equal(ours[0], theirs[0])
     env.step_async(np.array([2, 3]))
     env.close()
+
+
+def test_an_interruption_while_actions_are_sent_loses_no_step(monkeypatch):
+    env, same = (make_ale_vec_env(PONG, 2, seed=0) for _ in range(2))
+    for each in (env, same):
+        each.reset()
+    send = env._ale.ale.send
+
+    def interrupted(*args):
+        send(*args)
+        raise KeyboardInterrupt
+
+    ale = Mock(wraps=env._ale.ale, send=interrupted)
+    with monkeypatch.context() as patch:
+        patch.setattr(env._ale, "ale", ale)
+        with pytest.raises(KeyboardInterrupt):
+            env.step_async(np.array([2, 3]))
+    same.step(np.array([2, 3]))
+    for ours, theirs in zip(env.step(np.array([4, 5])), same.step(np.array([4, 5])), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("exact_gray", [False, True])
+def test_a_game_may_end_in_a_step_that_nobody_waited_for(exact_gray):
+    spec = copy.deepcopy(gym.spec(PONG))
+    spec.kwargs["max_num_frames_per_episode"] = 40
+    seen = []
+    for forgotten in (9, None):
+        env = AleVecEnv(spec, noop_max=0, exact_gray=exact_gray)
+        env.seed(0)
+        env.reset()
+        for step in range(25):
+            env.step_async(np.array([0]))
+            if step != forgotten:
+                obs, _, _, infos = env.step_wait()
+            if step == 19:
+                assert infos[0]["episode"]["l"] == 41  # of the second game alone, with the action that begins it
+        seen.append(obs)
+    np.testing.assert_array_equal(*seen)
 
 
 @pytest.mark.parametrize("game", ["NameThisGame", "Berzerk"])
