@@ -34,8 +34,7 @@ class CapturingDQN(DQN):
             if not (is_same and CapturedSteps.suits(self.policy)):
                 captured.give_up_copy()
             if not is_same:
-                require_finite(self.num_timesteps, **captured.failure(wait=True))
-                self._captured = None
+                self._forget()
         try:
             super().learn(*args, **kwargs)
             if self._captured is not None:
@@ -66,8 +65,14 @@ class CapturingDQN(DQN):
         if not self._has_room:
             return None
         if captured is None or not captured.still_suits(self.policy):
+            self._forget()
             self._captured = captured = CapturedSteps(self.policy, Compiled)
         return captured
+
+    def _forget(self) -> None:
+        captured, self._captured = self._captured, None
+        if captured is not None:  # and a failure that was not told yet
+            require_finite(self.num_timesteps, **captured.failure(wait=True))
 
     def _write_back(self) -> None:
         if self._captured is not None:

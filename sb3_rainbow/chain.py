@@ -67,8 +67,8 @@ class Chain:
         if isinstance(extractor, ConvExtractor):
             own = type(extractor)
             is_ours = own.forward is ConvExtractor.forward and own.forward_scaled is ConvExtractor.forward_scaled
-            is_ours = is_ours and type(extractor.cnn) is nn.Sequential
-            is_known = is_ours and all(map(_is_known_of_images, extractor.cnn))
+            is_sequence = type(extractor.cnn) is nn.Sequential
+            is_known = is_ours and is_sequence and all(map(_is_known_of_images, extractor.cnn))
         else:
             is_known = type(extractor) is FlattenExtractor
         if not all(type(stream) is nn.Sequential for stream in network.streams):

@@ -29,10 +29,12 @@ class Compiled:
     def __call__(self, *args: Any) -> Any:
         try:
             return self._fast(*args)
-        except th._dynamo.exc.BackendCompilerFailed as error:
+        except th._dynamo.exc.ShortenTraceback as error:  # of a compiler that failed, or of one that is not there
+            cause = getattr(error, "inner_exception", error)
             raise ValueError(
-                f"compile=True does not work on this machine: {error.inner_exception}. Install a C++ compiler, such as "
-                "g++, and the headers of Python, or write compile=False (a saved model may have been made with True)"
+                f"compile=True does not work on this machine: {cause}. Install a C++ compiler, such as g++, and the "
+                "headers of Python, on a GPU Triton too, or write compile=False (a saved model may have been made with "
+                "True)"
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:

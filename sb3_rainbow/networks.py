@@ -1,6 +1,7 @@
 """First floor: convolutions, and a Q-network of noisy dueling streams that ends in a head."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch as th
@@ -129,6 +130,11 @@ def copied(observations: PyTorchObs) -> PyTorchObs:
     return observations.clone()
 
 
+def _is_autocast(tensor: th.Tensor) -> bool:
+    kind = tensor.device.type
+    return th.amp.is_autocast_available(kind) and th.is_autocast_enabled(kind)
+
+
 def has_modes(module: nn.Module) -> bool:
     """
     :param module: any
@@ -254,9 +260,9 @@ class RainbowNetwork(QNetwork):
         return dueling_outputs(self._outputs_of(self.value, features), outputs, self.dueling)
 
     def _outputs_of(self, stream: nn.Sequential, features: th.Tensor) -> th.Tensor:
-        if not (self.head.full_precision and th.is_autocast_enabled(features.device.type)):
+        if not (self.head.full_precision and _is_autocast(features)):
             return stream(features)
-        *layers, last = stream
+        *layers, last = stream if type(stream) is nn.Sequential else [stream]
         for layer in layers:
             features = layer(features)
         with th.autocast(features.device.type, enabled=False):
@@ -268,7 +274,9 @@ class RainbowNetwork(QNetwork):
         :return: Q-values (batch, n_actions): in evaluation mode those of the mean weights, which deterministic actions
             follow, in training mode with the noise of the last gradient step
         """
-        with NOISE_LOCK if self.training else fresh_noise(self, None):
+        # Another thread would be given this one's noise. Threads are nothing that can be compiled
+        as_it_is = nullcontext() if th.compiler.is_compiling() else NOISE_LOCK
+        with as_it_is if self.training else fresh_noise(self, None):
             return self._q_values(obs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
@@ -285,7 +293,7 @@ class RainbowNetwork(QNetwork):
 
     def _q_values(self, obs: PyTorchObs) -> th.Tensor:
         outputs = self.outputs(obs)
-        if not th.is_autocast_enabled(outputs.device.type):
+        if not _is_autocast(outputs):
             return self.head.q_values(outputs)
         with th.autocast(outputs.device.type, enabled=False):  # what the head makes of them is not for 8 bits
             return self.head.q_values(outputs.float())

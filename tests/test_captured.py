@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 from collections import defaultdict
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -412,6 +413,25 @@ def test_another_head_is_learned_from(on_the_cpu):
         network.dueling = "max"
     model.learn(4)
     assert model._captured._chain.dueling == "max"
+
+
+@pytest.mark.parametrize("change", ["head", "optimizer"])
+def test_a_failure_is_told_before_its_steps_are_forgotten(on_the_cpu, change):
+    """On a GPU it is told late: the host does not wait for it."""
+    model = make(compile=True, n_rows=60)
+    model.train(2, 32)
+    captured = model._captured
+    captured._failure[0] = th.nan
+    if change == "head":
+        for network in (model.q_net, model.q_net_target):
+            network.head = CategoricalHead(51, -20.0, 20.0)
+    else:
+        model.policy.optimizer = th.optim.Adam(model.q_net.parameters(), lr=1e-3)
+    go_on = model.learn if change == "head" else partial(model.train, batch_size=32)
+    with pytest.raises(ValueError, match="is not finite"):
+        go_on(4)
+    go_on(4)
+    assert model._captured is not captured
 
 
 def test_weights_that_have_moved_in_memory(on_the_cpu):

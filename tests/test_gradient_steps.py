@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -335,6 +336,18 @@ def test_a_compiled_function_keeps_its_defaults(graphs):
 
     assert Compiled(scaled)(th.ones(3)).tolist() == [3, 3, 3]
     assert len(graphs) == 1
+
+
+def test_a_compiler_that_is_not_there_is_told_of():
+    """Triton on a GPU: no backend failed then."""
+    compiled = Compiled(abs_of)
+    compiled._fast = Mock(side_effect=th._dynamo.exc.ShortenTraceback("cannot find Triton", first_useful_frame=None))
+    with pytest.raises(ValueError, match=r"cannot find Triton\. Install .* Triton too, or write compile=False"):
+        compiled(th.ones(3))
+
+
+def abs_of(values):
+    return values.abs()
 
 
 @pytest.mark.parametrize("max_grad_norm", [1e-6, 1e-4, 0.3, 0.9, 10.0, None])

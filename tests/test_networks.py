@@ -250,6 +250,14 @@ def test_a_stream_is_called_as_the_module_that_it_is(distributional):
     network.q_net = Whole(network.q_net)
     assert th.equal(network(obs), expected)
     assert calls == [1]
+    with th.autocast("cpu", dtype=th.bfloat16):
+        th.testing.assert_close(network(obs), expected, rtol=0.02, atol=0.02)
+
+
+def test_a_network_in_training_mode_is_compiled_as_a_whole_and_has_shapes_without_numbers():
+    network, obs = make().q_net.train(), th.randn(4, 6)
+    th.testing.assert_close(th.compile(network, backend="eager", fullgraph=True)(obs), network(obs))
+    assert network.to("meta")(obs.to("meta")).shape == (4, 3)
 
 
 class Whole(nn.Module):
