@@ -53,12 +53,15 @@ def steps_to_goal(rows: list[dict[str, Any]]) -> tuple[float, bool]:
 def trend_p(groups: Sequence[Sequence[float]]) -> float:
     """
     :param groups: independent values
-    :return: exact two-sided p of the Jonckheere-Terpstra test, nan where a group is empty
+    :return: exact two-sided p of the Jonckheere-Terpstra test, nan where a group is empty, or there are too many ways
+        to make such groups
     """
     if not all(groups):
         return math.nan
     values = [value for group in groups for value in group]
     sizes = [len(group) for group in groups]
+    if n_splits(sizes) > _MOST_SPLITS:
+        return math.nan
     middle = sum(a * b for a, b in itertools.combinations(sizes, 2)) / 2
     seen = abs(ordered_pairs(groups) - middle)
     extreme = [abs(ordered_pairs(split) - middle) >= seen for split in splits(values, sizes)]  # halves are exact
@@ -72,6 +75,14 @@ def ordered_pairs(groups: Sequence[Sequence[float]]) -> float:
     """
     pairs = (pair for a, b in itertools.combinations(groups, 2) for pair in itertools.product(a, b))
     return sum((x < y) + (x == y) / 2 for x, y in pairs)
+
+
+def n_splits(sizes: list[int]) -> int:
+    """
+    :param sizes: of groups
+    :return: how many ways there are to make such groups
+    """
+    return math.factorial(sum(sizes)) // math.prod(map(math.factorial, sizes))
 
 
 def splits(values: list[float], sizes: list[int]) -> Iterator[list[list[float]]]:
@@ -148,8 +159,8 @@ def goal_p(groups: list[list[Path]], goals: dict[Path, tuple[float, bool]]) -> s
     """
     :param groups: files of runs
     :param goals: what ``steps_to_goal`` returned for each
-    :return: p of the env steps to 18, from the least to the most that it can be; nothing where so many runs were
-        stopped that there are too many orders in which they may win
+    :return: p of the env steps to 18, from the least to the most that it can be; nothing where there are too many
+        orders in which the runs that were stopped may win, or ways to make such groups
     """
     least = [of_seeds(group, [goals[table][0] for table in group]) for group in groups]
     stopped = [of_seeds(group, [float(not goals[table][1]) for table in group]) for group in groups]
@@ -164,8 +175,7 @@ def goal_p(groups: list[list[Path]], goals: dict[Path, tuple[float, bool]]) -> s
         return ""
     # Many of these times come in the same order, of which alone p depends
     orders = {tuple(map(sorted(values).index, values)) for values in itertools.product(*times)}
-    n_splits = math.factorial(len(times)) // math.prod(math.factorial(len(group)) for group in least)
-    if len(orders) * n_splits > _MOST_SPLITS:
+    if len(orders) * n_splits(list(map(len, least))) > _MOST_SPLITS:
         return ""
     ps = [trend_p([list(itertools.islice(ranks, len(group))) for group in least]) for ranks in map(iter, orders)]
     return " to ".join(dict.fromkeys(f"{p:.2g}" for p in (min(ps), max(ps))))

@@ -73,6 +73,7 @@ def _mend_push_to_hub() -> None:
     def save(card: Path, metadata: dict[str, Any]) -> None:
         text = card.read_text(encoding="utf-8")
         if "--algo rainbow" in text:
+            text = text.replace("pip install rl_zoo3", "pip install rl_zoo3 PATH_OF_A_CLONE_OF_SB3_RAINBOW")
             card.write_text(text.replace("python -m rl_zoo3.", "python -m sb3_rainbow "), encoding="utf-8")
         metadata_save(card, metadata)
 

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pathlib
+import shutil
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +35,11 @@ def written_beside(path: Path, suffix: str) -> Iterator[Path]:
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield beside
+        if path.exists():
+            shutil.copymode(path, beside)  # it may be for some eyes only
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

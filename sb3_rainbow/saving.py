@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar
 
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.dqn.dqn import DQN
@@ -171,9 +171,9 @@ class SavingDQN(DQN):
         }
         remedy = "load it into a model like the one that it was saved with, or move the file away and go on without it"
         _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priorities(loaded), remedy)
-        for name in ("n_steps", "gamma"):  # as this model's buffer was made, not as the one that was saved
-            if hasattr(before, name) and hasattr(loaded, name):
-                setattr(loaded, name, getattr(before, name))
+        windows = RainbowReplayBuffer | NStepReplayBuffer  # as long as in this model's own buffer
+        if isinstance(before, windows) and isinstance(loaded, windows):
+            loaded.n_steps, loaded.gamma = before.n_steps, before.gamma
         self.replay_buffer = loaded
         if truncate_last_traj:
             end_trajectories(loaded)

@@ -1,8 +1,6 @@
 """Gradient steps that are made while environments step."""
 
 import copy
-import os
-import signal
 import time
 
 import gymnasium as gym
@@ -122,7 +120,7 @@ def test_an_interruption_of_all_processes_is_told_as_one():
 
     def interrupted():
         for process in env.processes:
-            os.kill(process.pid, signal.SIGINT)
+            process.terminate()
             process.join()
         raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 import copy
 import fcntl
 import importlib
+import math
 import os
 import signal
 import subprocess
@@ -317,5 +318,8 @@ def test_runs_that_have_not_won_may_be_late_or_never_win(pong_compare, pong_resu
     assert pong_compare.goal_p([list(stopped), list(won)], stopped | won) == "0.1 to 1"
     many = {tmp_path / f"c_{seed}.csv": (100 + seed, False) for seed in range(6)}
     assert pong_compare.goal_p([list(many), list(stopped), list(won)], many | stopped | won) == ""  # at once
+    runs = {tmp_path / f"d_{seed}.csv": (100 + seed, True) for seed in range(26)}
+    assert pong_compare.goal_p([list(runs)[:13], list(runs)[13:]], runs) == ""
+    assert math.isnan(pong_compare.trend_p([range(13), range(13)]))
     with pytest.raises(ValueError, match=r"runs=.*none_0.csv has no games"):
         pong_compare.compare([[tmp_path / "none_0.csv"]], 1_000)

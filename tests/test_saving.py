@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import stat
 import warnings
 import zipfile
 
@@ -190,6 +191,14 @@ def test_a_crash_while_saving_leaves_the_older_file_and_nothing_else(model, tmp_
     monkeypatch.undo()
     getattr(model, what)(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_for_some_eyes_only_stays_so(model, tmp_path):
+    path = tmp_path / "model.zip"
+    model.save(path)
+    path.chmod(0o600)
+    model.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_link_stays_a_link(model, tmp_path):

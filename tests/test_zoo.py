@@ -286,6 +286,7 @@ def test_model_cards_for_the_hub(algo, package, tmp_path, monkeypatch):
     assert "model-index" in readme
     assert "500.00 +/- 0.00" in readme
     assert set(re.findall(r"python -m (\w+\W)", readme)) == {package}
+    assert ("pip install rl_zoo3 PATH_OF_A_CLONE" in readme) == (algo == "rainbow")
 
 
 def test_the_extra_has_what_rl_zoos_plots_need():
