@@ -1,6 +1,7 @@
 """First floor: ALE's own vector environment, which plays and preprocesses in C++ threads, as an SB3 VecEnv."""
 
 import importlib.util
+import operator
 import os
 import time
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ from sb3_rainbow.arguments import instance_of, number, switch, whole_number
 
 gym.register_envs(ale_py)
 
-# What AtariEnv can do and the vector environment cannot, or does by other arguments
-_ONLY = {"frameskip": (1,), "obs_type": (None, "rgb", "grayscale"), "mode": (None,), "difficulty": (None,)}
-_ONLY |= {"continuous": (None, False), "sound_obs": (None, False), "max_episode_steps": (None,)}
+# AtariEnv's arguments that the vector environment lacks or names otherwise, and the values that a game's may have
+_ALLOWED = {"frameskip": (1,), "obs_type": (None, "rgb", "grayscale"), "mode": (None,), "difficulty": (None,)}
+_ALLOWED |= {"continuous": (None, False), "sound_obs": (None, False), "max_episode_steps": (None,)}
 _LARGEST = 2**31 - 1  # of ALE's whole numbers
 _MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
 
@@ -109,6 +110,7 @@ class AleVecEnv(VecEnv):
         self._starting_frames: np.ndarray | None = None  # some games are begun by actions, of which only ALE counts
         self._obs = np.zeros((self.num_envs, frame_stack, size, size), dtype=np.uint8)
         self._is_stepping = False
+        self._received: list[Any] = []  # what came back of a step, until it is looked at
 
     def reset(self) -> np.ndarray:
         """
@@ -137,11 +139,11 @@ class AleVecEnv(VecEnv):
         """
         actions = np.asarray(actions)
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-        is_integer = np.issubdtype(actions.dtype, np.integer) and actions.shape in (
+        fits = np.issubdtype(actions.dtype, np.integer) and actions.shape in (
             (self.num_envs,),
             (self.num_envs, 1),
         )
-        if not (is_integer and 0 <= actions.min() <= actions.max() < n_actions):
+        if not (fits and 0 <= actions.min() <= actions.max() < n_actions):
             raise ValueError(
                 f"actions={actions!r} must be {self.num_envs} integers of 0 to {n_actions - 1}, one for each game"
             )
@@ -150,7 +152,11 @@ class AleVecEnv(VecEnv):
         actions = actions.astype(np.int64).reshape(self.num_envs)
         # An interruption comes when what is called has returned. That is C++: ALE's own send() might not get so far
         self._is_stepping = True
-        send(actions, strengths)
+        try:
+            send(actions, strengths)
+        except Exception:
+            self._is_stepping = False  # nothing was sent
+            raise
 
     def _finish_step(self) -> None:
         """Wait for a step that nobody has waited for, such as one that was interrupted."""
@@ -162,14 +168,15 @@ class AleVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         if not self._is_stepping:
             raise RuntimeError("step_wait() has nothing to wait for: call step_async() first")
-        receive = self._ale.ale.recv
-        self._is_stepping = False
-        obs, rewards, terminated, truncated, info = receive()
-        self._scores += rewards
+        if not self._received:
+            # In C++ up to where the list has it, so that an interruption, which Python sees after that, loses nothing
+            self._received.extend(map(operator.call, (self._ale.ale.recv,)))
+        obs, rewards, terminated, truncated, info = self._received[0]
+        scores = self._scores + rewards
         starts = _first_frames(info)
         is_over = starts != self._starts  # the game, not only a life: what is reported of it is of the next one
         last_obs = self._stacked(info["final_obs"], np.zeros_like(is_over)) if is_over.any() else None
-        self._obs = self._stacked(obs, is_over)
+        obs = self._stacked(obs, is_over)
         lives = np.where(is_over, np.where(terminated, 0, self._lives), info["lives"])
         infos = [
             {"lives": lives, "TimeLimit.truncated": is_truncated}
@@ -178,13 +185,15 @@ class AleVecEnv(VecEnv):
         dones = terminated | truncated
         for env in np.flatnonzero(dones).tolist():
             # ALE's final observation is that of an earlier game where only a life was lost
-            infos[env]["terminal_observation"] = last_obs[env] if is_over[env] else self._obs[env].copy()  # type: ignore[index]
+            infos[env]["terminal_observation"] = last_obs[env] if is_over[env] else obs[env].copy()  # type: ignore[index]
         for env in np.flatnonzero(is_over).tolist():
             n_frames = starts[env] - self._starts[env] - self._starting_frames[env]  # type: ignore[index]
-            infos[env]["episode"] = self._statistics(env, int(n_frames))
-        self._scores[is_over] = 0
-        self._lives, self._starts = info["lives"], starts
+            infos[env]["episode"] = self._statistics(float(scores[env]), int(n_frames))
+        scores[is_over] = 0
         rewards = (np.sign(rewards) if self.clip_reward else rewards).astype(np.float32)
+        # At once: whoever is interrupted before looks at the same step again
+        self._scores, self._obs, self._lives, self._starts = scores, obs, info["lives"], starts
+        self._is_stepping, self._received = False, []
         return self._own_obs(), rewards, dones, infos
 
     def _own_obs(self) -> np.ndarray:
@@ -206,10 +215,10 @@ class AleVecEnv(VecEnv):
         gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).reshape(obs.shape[:4])
         return np.concatenate((before, gray), axis=1)
 
-    def _statistics(self, env: int, n_frames: int) -> dict[str, float]:
+    def _statistics(self, score: float, n_frames: int) -> dict[str, float]:
         """Those of ``Monitor`` below ``AtariWrapper``: length in emulator frames, no-ops included."""
         seconds = round(time.time() - self.t_start, 6)
-        statistics = {"r": float(self._scores[env]), "l": n_frames, "t": seconds}
+        statistics = {"r": score, "l": n_frames, "t": seconds}
         if self.results_writer is not None:
             self.results_writer.write_row(statistics)
         return statistics
@@ -334,7 +343,7 @@ def _spec_of(env_id: Any) -> EnvSpec:
     if "AtariEnv" not in str(spec.entry_point):
         raise ValueError(f"env_id={spec.id!r} is no Atari game: write the name of one, such as 'PongNoFrameskip-v4'")
     settings = spec.kwargs | {"max_episode_steps": spec.max_episode_steps}
-    for name, allowed in _ONLY.items():
+    for name, allowed in _ALLOWED.items():
         if settings.get(name) not in allowed:
             raise ValueError(
                 f"env_id={spec.id!r} has {name}={settings.get(name)!r}, which is not supported here: leave it "

@@ -439,6 +439,48 @@ def test_an_interruption_while_actions_are_sent_loses_no_step(monkeypatch):
 
 
 @pytest.mark.parametrize("exact_gray", [False, True])
+def test_an_interruption_while_a_step_is_waited_for_loses_nothing(exact_gray):
+    """Also of one that ends a game: what ALE says of that it says once."""
+    spec = copy.deepcopy(gym.spec(PONG))
+    spec.kwargs["max_num_frames_per_episode"] = 40
+    env, same = (AleVecEnv(spec, 2, noop_max=0, exact_gray=exact_gray) for _ in range(2))
+    for each in (env, same):
+        each.seed(0)
+        each.reset()
+    stacked, n_games = env._stacked, 0
+
+    def interrupted(*args):
+        env._stacked = stacked
+        raise KeyboardInterrupt
+
+    for step in range(25):
+        if step % 3 == 0:
+            env._stacked = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                env.step(np.array([0, step % 6]))
+            ours = env.step_wait()
+        else:
+            ours = env.step(np.array([0, step % 6]))
+        theirs = same.step(np.array([0, step % 6]))
+        for left, right in zip(ours[:3], theirs[:3], strict=True):
+            np.testing.assert_array_equal(left, right)
+        games, others = ([info["episode"] for info in infos if "episode" in info] for infos in (ours[3], theirs[3]))
+        assert [(game["r"], game["l"]) for game in games] == [(game["r"], game["l"]) for game in others]
+        n_games += len(games)
+    assert n_games == 4
+
+
+def test_actions_that_cannot_be_sent_are_not_waited_for(monkeypatch):
+    env = make_ale_vec_env(PONG, 2)
+    env.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr(env._ale, "ale", Mock(wraps=env._ale.ale, send=Mock(side_effect=TypeError)))
+        with pytest.raises(TypeError):
+            env.step_async(np.array([2, 3]))
+    env.close()
+
+
+@pytest.mark.parametrize("exact_gray", [False, True])
 def test_a_game_may_end_in_a_step_that_nobody_waited_for(exact_gray):
     spec = copy.deepcopy(gym.spec(PONG))
     spec.kwargs["max_num_frames_per_episode"] = 40
