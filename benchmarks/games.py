@@ -28,7 +28,7 @@ from stable_baselines3 import DQN
 from training_curve import read_curve
 
 from sb3_rainbow import RainbowDQN
-from sb3_rainbow.arguments import bfloat16_is_faster
+from sb3_rainbow.available import bfloat16_is_faster
 from sb3_rainbow.envs import make_ale_vec_env
 from sb3_rainbow.networks import DataEfficientConv
 

@@ -41,7 +41,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_rainbow import RainbowDQN
-from sb3_rainbow.arguments import bfloat16_is_faster, whole_number
+from sb3_rainbow.arguments import whole_number
+from sb3_rainbow.available import bfloat16_is_faster
 from sb3_rainbow.envs import make_ale_vec_env
 
 ENTRIES = Path(__file__).parents[1] / "hyperparams" / "rainbow.yml"

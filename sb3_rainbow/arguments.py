@@ -1,7 +1,6 @@
 """Ground floor: checks of what a user passes. Each names the argument, its value and what is allowed."""
 
 import math
-from pathlib import Path
 from sys import float_info
 from typing import Any
 
@@ -89,7 +88,7 @@ def instance_of(name: str, value: Any, kinds: Any, remedy: str) -> None:
 def environment(env: Any) -> GymEnv | str:
     """
     :param env: an environment, or its name
-    :return: the same, but one of Gym's, which came before Gymnasium, as SB3 wraps it
+    :return: the same; an env of old Gym as SB3 wraps it for Gymnasium
     :raises ValueError: on anything else
     """
     if not isinstance(env, str | gym.Env | VecEnv):
@@ -210,22 +209,6 @@ def known_device(device: Any) -> th.device:
         return get_device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is unknown: write 'auto', 'cpu' or 'cuda' ({error})") from error
-
-
-def bfloat16_is_faster(device_type: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """
-    :param device_type: such as "cpu" or "cuda"
-    :param cpuinfo: what Linux says of the processor
-    :return: False where a device is known to be slower in bfloat16 than in float32, as without instructions for it
-    """
-    if device_type == "cuda":
-        return th.cuda.is_bf16_supported(including_emulation=False)
-    if device_type != "cpu" or not cpuinfo.exists():
-        return True
-    flags = set(cpuinfo.read_text().split())
-    if {"GenuineIntel", "avx512_fp16"} <= flags:  # since these have AMX, which a virtual machine may hide, their
-        return "amx_bf16" in flags  # AVX-512 multiplies half as fast in bfloat16 as in float32 (benchmarks/speed.md)
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def _is_finite_number(value: Any) -> bool:

@@ -1,9 +1,10 @@
-"""Ground floor: how much memory this process can still take."""
+"""Ground floor: what this machine has: memory that the process can still take, and fast bfloat16."""
 
 import sys
 from pathlib import Path
 
 import psutil
+import torch as th
 
 # Of a control group's memory, by version: its limit, what it uses, and how memory.stat names the part of that which
 # only keeps files, and which the system takes back
@@ -41,3 +42,19 @@ def _room(group: Path, limit: str, used: str, files: tuple[str, str]) -> int:
     kept = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
     taken = int((group / used).read_text()) - sum(int(kept.get(name, 0)) for name in files)
     return max(int((group / limit).read_text()) - taken, 0)
+
+
+def bfloat16_is_faster(device_type: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """
+    :param device_type: such as "cpu" or "cuda"
+    :param cpuinfo: what Linux says of the processor
+    :return: False where a device is known to be slower in bfloat16 than in float32, as without instructions for it
+    """
+    if device_type == "cuda":
+        return th.cuda.is_bf16_supported(including_emulation=False)
+    if device_type != "cpu" or not cpuinfo.exists():
+        return True
+    flags = set(cpuinfo.read_text().split())
+    if {"GenuineIntel", "avx512_fp16"} <= flags:  # since these have AMX, which a virtual machine may hide, their
+        return "amx_bf16" in flags  # AVX-512 multiplies half as fast in bfloat16 as in float32 (benchmarks/speed.md)
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)

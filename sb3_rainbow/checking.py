@@ -12,7 +12,6 @@ from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import (
     agreement,
-    bfloat16_is_faster,
     instance_of,
     learning_rate_or_schedule,
     number,
@@ -21,6 +20,7 @@ from sb3_rainbow.arguments import (
     train_frequency,
     whole_number,
 )
+from sb3_rainbow.available import bfloat16_is_faster
 from sb3_rainbow.buffers import RainbowReplayBuffer
 
 NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
@@ -53,8 +53,8 @@ class CheckingDQN(DQN):
 
     def _clean_arguments(self) -> None:
         """
-        Replace numbers by Python's own, and None by the defaults: also what ``load(path, tau=0.5)`` sets unseen. What
-        network and replay buffer are about to be made with is noted.
+        Replace numbers by Python's own, and None by the defaults: also what ``load(path, tau=0.5)`` sets unseen. Note
+        in ``_fixed`` what network and replay buffer will be made with.
 
         :raises ValueError: naming the first argument that is out of its range, or given twice with two values
         """
@@ -81,7 +81,7 @@ class CheckingDQN(DQN):
 
     def _clean_numbers(self) -> None:
         """
-        Replace those by Python's own that may also be set on a model that is there: ``learn`` asks for them anew.
+        Check, and make Python's own, the numbers that may also be set on a finished model: ``learn`` checks them anew.
 
         :raises ValueError: naming the first that is out of its range
         """
@@ -137,13 +137,13 @@ class CheckingDQN(DQN):
             given = getattr(self, name)
             if given not in (value, self._fixed[name]):  # a user's buffer may have had its own value from the start
                 raise ValueError(
-                    f"{name}={given!r} was set on a model whose network or replay buffer keeps {value!r}: write it "
-                    "into the constructor, or into load()"
+                    f"{name}={given!r} was set on a model whose network or replay buffer keeps {value!r}: pass it "
+                    "to RainbowDQN() or load()"
                 )
 
     def _check_arguments(self) -> None:
         """
-        What needs the env, and sizes, which ``load(path, buffer_size=1)`` may choose as it likes.
+        Check what needs the env, and sizes. Not on load: ``load(path, buffer_size=1)`` is allowed.
 
         :raises ValueError: naming the first argument that does not fit
         """

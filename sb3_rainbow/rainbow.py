@@ -31,7 +31,6 @@ from sb3_rainbow.captured import Settings
 from sb3_rainbow.capturing import CapturingDQN
 from sb3_rainbow.checking import CheckingDQN, constructor_arguments
 from sb3_rainbow.compiled import Compiled
-from sb3_rainbow.files import Path
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork, copied, has_modes
@@ -203,14 +202,6 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             self._setup_model()
             self._warn_of_idle_switches()
 
-    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
-        super().load_replay_buffer(path, truncate_last_traj)
-        if type(self.replay_buffer) is not self.replay_buffer_class:
-            self._warn_of_idle_switches()
-
-    # help() would find that of CapturingDQN first, which is SB3's
-    load_replay_buffer.__doc__ = SavingDQN.load_replay_buffer.__doc__
-
     def _setup_model(self) -> None:
         self._clean_arguments()
         if self.replay_buffer_class is None:
@@ -233,8 +224,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             if "argument" not in str(error):
                 raise
             raise ValueError(
-                f"policy_kwargs={given[0]} or replay_buffer_kwargs={given[1]} do not fit: {error}. Write arguments of "
-                "the policy and of the replay buffer, and those that RainbowDQN itself has only there"
+                f"policy_kwargs={given[0]} or replay_buffer_kwargs={given[1]} do not fit: {error}. They take arguments "
+                "of the policy and of the replay buffer; RainbowDQN's own go to RainbowDQN()"
             ) from error
         finally:
             self.policy_kwargs, self.replay_buffer_kwargs, self.n_steps = given
@@ -421,7 +412,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             arrays = {key: np.asarray(value) for key, value in observation.items()}
         elif not (isinstance(observation, tuple) and any(isinstance(part, dict) for part in observation)):
             arrays = np.asarray(observation)
-        if deterministic or isinstance(arrays, tuple):  # what reset() returns is a mistake that the policy explains
+        if deterministic or isinstance(arrays, tuple):  # (obs, info) of reset(): the policy says what is wrong
             return self.policy.predict(arrays, state, episode_start, deterministic)
         is_batch = self.policy.is_vectorized_observation(arrays)
         array = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
@@ -462,7 +453,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if 0 < total_timesteps + (0 if reset_num_timesteps else self.num_timesteps) <= self.learning_starts:
             # The same text each time, so that a loop of short learn() shows it once
             warnings.warn(
-                f"learn({total_timesteps}) asks for env steps before learning starts alone: little or nothing will be "
+                f"learn({total_timesteps}) asks only for env steps before learning starts: little or nothing will be "
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=2,
             )

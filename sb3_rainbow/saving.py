@@ -1,37 +1,39 @@
-"""Second floor: files. Whole or not there, and what is wrong with those that are neither."""
+"""Second floor: saving and loading of models and replay buffers."""
 
+import json
+import pathlib
+import zipfile
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import known_device
 from sb3_rainbow.buffers import RainbowReplayBuffer, end_trajectories
 from sb3_rainbow.checking import NETWORK_SWITCHES
-from sb3_rainbow.files import Path, check_saved_model, written_beside
+from sb3_rainbow.files import PathOrFile, written_beside
 
 SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
 
 _TARGET_PREFIX = "q_net_target."
+_ALWAYS_SAVED = "prioritized_replay_beta"
 _BEGIN_A_NEW_ONE = "pass replay_buffer=None to load(), which begins a new one"
 
 
 class SavingDQN(DQN):
     """DQN whose files are written beside and renamed, and checked when they are read."""
 
-    prioritized_replay: bool
-    prioritized_replay_alpha: float
     _play_only = False
     _warn_of_idle_switches: Callable[[], None]
     _require_one_env_for_episodes: Callable[[], None]
 
     def save(
         self,
-        path: Path,
+        path: PathOrFile,
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
         play_only: bool = False,
@@ -92,7 +94,7 @@ class SavingDQN(DQN):
     @classmethod
     def load(
         cls: type[SelfSavingDQN],
-        path: Path,
+        path: PathOrFile,
         env: GymEnv | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
@@ -110,7 +112,7 @@ class SavingDQN(DQN):
         :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches, or
             has a replay buffer in it that was made with other ones: pass ``replay_buffer=None`` to begin a new one
         """
-        check_saved_model(path, attribute="prioritized_replay_beta")
+        _check_saved_model(path)
         others = custom_objects | kwargs if isinstance(custom_objects, dict) else kwargs
         try:
             model = super().load(path, env, known_device(device), custom_objects, *args, **kwargs)
@@ -128,7 +130,7 @@ class SavingDQN(DQN):
             model._warn_of_idle_switches()
         return model
 
-    def save_replay_buffer(self, path: Path) -> None:
+    def save_replay_buffer(self, path: PathOrFile) -> None:
         """
         Save the replay buffer as a pickle file. A crash while saving leaves an older file as it was.
 
@@ -138,7 +140,7 @@ class SavingDQN(DQN):
         with written_beside(path, "pkl") as file:
             super().save_replay_buffer(file)
 
-    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
         """
         Load a replay buffer from a pickle file. Until it has been read, the model's own stays in memory as well.
 
@@ -177,6 +179,8 @@ class SavingDQN(DQN):
         self.replay_buffer = loaded
         if truncate_last_traj:
             end_trajectories(loaded)
+        if type(loaded) is not self.replay_buffer_class:
+            self._warn_of_idle_switches()
 
     def _priorities(self, loaded: ReplayBuffer) -> dict[str, tuple[Any, Any]]:
         """
@@ -216,3 +220,32 @@ def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]], remedy: str) ->
     for name, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise ValueError(f"{what} has the {name} {theirs}, but this model has {ours}: {remedy}")
+
+
+def _check_saved_model(path: PathOrFile) -> None:
+    """
+    :param path: what ``load`` was given
+    :raises ValueError: when it is no zip file, a truncated one, or one that another algorithm or program wrote
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{path} is damaged: {damaged} in it cannot be read; use another copy of the file")
+            names = archive.namelist()
+            data = json.loads(archive.read("data")) if "data" in names and "policy.pth" in names else {}
+    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is truncated, or no saved model at all ({error}); use another file") from error
+    finally:
+        if isinstance(path, str | pathlib.Path):
+            file.close()
+        else:
+            file.seek(0)
+    if "policy_class" in data and _ALWAYS_SAVED not in data:
+        policy = data["policy_class"].get("__module__", "elsewhere")
+        raise ValueError(
+            f"{path} was not saved by RainbowDQN but by an algorithm with a policy from {policy}: load it with that one"
+        )
+    if _ALWAYS_SAVED not in data:
+        raise ValueError(f"{path} is truncated, or was not saved by RainbowDQN; use another file")

@@ -21,7 +21,7 @@ from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
-from sb3_rainbow.arguments import bfloat16_is_faster
+from sb3_rainbow.available import bfloat16_is_faster
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.networks import NatureConv
 

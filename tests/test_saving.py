@@ -5,6 +5,7 @@ import pickle
 import stat
 import warnings
 import zipfile
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -199,6 +200,14 @@ def test_a_file_for_some_eyes_only_stays_so(model, tmp_path):
     path.chmod(0o600)
     model.save(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_system_without_permissions(model, tmp_path):
+    path = tmp_path / "model.zip"
+    path.touch()
+    with patch("os.chmod", side_effect=PermissionError):
+        model.save(path)
+    assert same_weights(model, RainbowDQN.load(path))
 
 
 def test_a_link_stays_a_link(model, tmp_path):

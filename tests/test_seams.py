@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_rainbow import RainbowDQN
 
 SB3S_OWN = {"replay_buffer_class": NStepReplayBuffer, "prioritized_replay": False}
-ends_early = pytest.mark.filterwarnings("ignore:learn.* asks for env steps before learning starts")
+ends_early = pytest.mark.filterwarnings("ignore:learn.* asks only for env steps before learning starts")
 
 
 @ends_early
