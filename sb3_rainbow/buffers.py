@@ -103,13 +103,13 @@ class RainbowReplayBuffer(ReplayBuffer):
         except MemoryError as error:
             raise ValueError(
                 f"buffer_size={buffer_size} must be smaller: not even actions, rewards and priorities of so many "
-                f"transitions fit into the {available_memory() / 1e9:.3g} GB of memory that are there ({error})"
+                f"transitions fit into the {available_memory() / 1e9:.3g} GB of memory that are free ({error})"
             ) from error
         self._next_size_check = 0.0  # slots; the first, and whenever twice as many have been written
         self._drawn = np.empty(0, dtype=np.int64)
         self._slots_since_drawn = 0
         self.n_added = 0  # slots that were written, in all
-        self._is_seam_ahead = False
+        self._is_seam_ahead = False  # the next transition does not follow the newest: a reset comes between
 
     def add(
         self,
@@ -288,7 +288,7 @@ class RainbowReplayBuffer(ReplayBuffer):
             fitting = max(int(0.99 * capacity * free / size), 1)  # the tree and the chunks of frames grow in steps
             warnings.warn(
                 f"the replay buffer of {capacity} transitions will need {size / 1e9:.3g} GB when it is full, but only "
-                f"{free / 1e9:.3g} GB of memory are there for it: write buffer_size={fitting} or less",
+                f"{free / 1e9:.3g} GB of memory are free for it: write buffer_size={fitting} or less",
                 stacklevel=3,
             )
 

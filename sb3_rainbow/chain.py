@@ -67,8 +67,8 @@ class Chain:
         if isinstance(extractor, ConvExtractor):
             own = type(extractor)
             is_ours = own.forward is ConvExtractor.forward and own.forward_scaled is ConvExtractor.forward_scaled
-            is_sequence = type(extractor.cnn) is nn.Sequential
-            is_known = is_ours and is_sequence and all(map(_is_known_of_images, extractor.cnn))
+            is_ours = is_ours and type(extractor.cnn) is nn.Sequential
+            is_known = is_ours and all(map(_is_known_of_images, extractor.cnn))
         else:
             is_known = type(extractor) is FlattenExtractor
         if not all(type(stream) is nn.Sequential for stream in network.streams):
@@ -126,11 +126,11 @@ class Chain:
                         weight = weight * self.scale
                     weight, bias = _blocks_of_weights(weight, module).to(self.dtype), bias.to(self.dtype)
                 weights += [weight, bias]
-        left_noise = iter(noise)
+        remaining_noise = iter(noise)
         for index, layers in enumerate(self.streams):
             if not layers[0].has_weights:
                 continue
-            pairs = [_plain(layer, parameters, left_noise) for layer in layers]
+            pairs = [_plain(layer, parameters, remaining_noise) for layer in layers]
             dtype = th.float32 if index == len(self.streams) - 1 and self.head.full_precision else self.dtype
             joined = _side_by_side(pairs, has_own_inputs=index > 0, is_last=index == len(self.streams) - 1)
             weights += [each.to(dtype) for each in joined]
@@ -142,18 +142,18 @@ class Chain:
         :param obs: of ``prepared``
         :return: (batch, n_actions, head.size), for the head
         """
-        left = zip(weights[::2], weights[1::2], strict=True)
+        remaining = zip(weights[::2], weights[1::2], strict=True)
         x = obs
         for index, (module, _, _) in enumerate(self.images):
             if isinstance(module, nn.Conv2d):
-                x = _convolved(x if index == 0 else _blocks_of_images(x, module), *next(left), module)
+                x = _convolved(x if index == 0 else _blocks_of_images(x, module), *next(remaining), module)
             elif isinstance(module, nn.GroupNorm):
-                x = F.group_norm(x.float(), module.num_groups, *next(left), module.eps).to(self.dtype)
+                x = F.group_norm(x.float(), module.num_groups, *next(remaining), module.eps).to(self.dtype)
             else:
                 x = module(x)
         for layers in self.streams:
             if layers[0].has_weights:
-                weight, bias = next(left)
+                weight, bias = next(remaining)
                 x = F.linear(x.to(weight.dtype), weight, bias)
             else:
                 x = layers[0].module(x)

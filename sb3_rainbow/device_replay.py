@@ -1,4 +1,8 @@
-"""Second floor: a replay buffer's copy in the memory of a GPU, from which batches are drawn without the host."""
+"""
+Second floor: a replay buffer's copy in the memory of a GPU, from which batches are drawn without the host.
+
+Rows are the ids of ``sampling``: ``slot * n_envs + env``.
+"""
 
 import warnings
 from typing import Any, NamedTuple
@@ -92,9 +96,9 @@ class DeviceReplay:
         if needed < free:
             return True
         warnings.warn(
-            f"buffer_size={n_rows}: gradient steps are ordinary ones, which take longer. A copy of the full replay "
-            f"buffer, {needed / 1e9:.1f} GB, does not fit into the memory of {device}, of which {free / 1e9:.1f} GB "
-            f"are free. About {int(n_rows * free / needed)} transitions would fit",
+            f"buffer_size={n_rows}: a copy of the full replay buffer, {needed / 1e9:.1f} GB, does not fit into the "
+            f"memory of {device}, of which {free / 1e9:.1f} GB are free: gradient steps are ordinary ones, which take "
+            f"longer. About {int(n_rows * free / needed)} transitions would fit",
             stacklevel=6,
         )
         return False

@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 from sb3_rainbow.arguments import switch
 from sb3_rainbow.heads import Head
@@ -95,6 +95,19 @@ class ConvExtractor(BaseFeaturesExtractor):
         return self.cnn[1:](first._conv_forward(observations, first.weight * scale, first.bias))
 
 
+class NatureConv(ConvExtractor):
+    """The convolutions of https://www.nature.com/articles/nature14236, without its linear layer."""
+
+    layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+
+
+class DataEfficientConv(ConvExtractor):
+    """The convolutions of data-efficient Rainbow, https://arxiv.org/abs/1906.05243: a sixth of the arithmetic."""
+
+    layers = ((32, 5, 5), (64, 5, 5))
+    default_net_arch: ClassVar[list[int]] = [256]
+
+
 def dueling_outputs(value: th.Tensor, advantages: th.Tensor, aggregation: str) -> th.Tensor:
     """
     :param value: (batch, head.size)
@@ -116,7 +129,7 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     """
     channels_last = observations.movedim(1, -1)  # as they lie in memory: nothing is copied
     # eps is that of scaled observations
-    rows = functional.layer_norm(channels_last, channels_last.shape[1:], eps=_NORM_EPS / scale**2)
+    rows = F.layer_norm(channels_last, channels_last.shape[1:], eps=_NORM_EPS / scale**2)
     return rows.movedim(-1, 1)
 
 
@@ -132,14 +145,14 @@ def copied(observations: PyTorchObs) -> PyTorchObs:
 
 def _is_autocast(tensor: th.Tensor) -> bool:
     kind = tensor.device.type
-    return th.amp.is_autocast_available(kind) and th.is_autocast_enabled(kind)
+    return kind != "meta" and th.is_autocast_enabled(kind)
 
 
 def has_modes(module: nn.Module) -> bool:
     """
     :param module: any
-    :return: whether a layer in it may be another in evaluation mode than in training mode, as those are of which it is
-        known, and a user's, which may ask for ``self.training``
+    :return: whether a layer in it may behave differently in evaluation mode: torch's known ones, and any of a user's,
+        which may read ``self.training``
     """
     kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
     known = ("torch.", "stable_baselines3.", "sb3_rainbow.")
@@ -156,24 +169,11 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-class NatureConv(ConvExtractor):
-    """The convolutions of https://www.nature.com/articles/nature14236, without its linear layer."""
-
-    layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-
-
-class DataEfficientConv(ConvExtractor):
-    """The convolutions of data-efficient Rainbow, https://arxiv.org/abs/1906.05243: a sixth of the arithmetic."""
-
-    layers = ((32, 5, 5), (64, 5, 5))
-    default_net_arch: ClassVar[list[int]] = [256]
-
-
 class RainbowNetwork(QNetwork):
     """
     Features, then one stream (Q) or two (value and advantage), then a head.
 
-    Acting and learning go through ``outputs``, which a subclass has to override; ``forward`` shows Q-values to others.
+    Acting and learning go through ``outputs``: a subclass that computes something else overrides that, not ``forward``.
 
     Dueling paper: https://arxiv.org/abs/1511.06581
 
@@ -274,9 +274,9 @@ class RainbowNetwork(QNetwork):
         :return: Q-values (batch, n_actions): in evaluation mode those of the mean weights, which deterministic actions
             follow, in training mode with the noise of the last gradient step
         """
-        # Another thread would be given this one's noise. Threads are nothing that can be compiled
-        as_it_is = nullcontext() if th.compiler.is_compiling() else NOISE_LOCK
-        with as_it_is if self.training else fresh_noise(self, None):
+        # Held, so that no other thread changes the noise meanwhile; torch.compile cannot trace a lock
+        lock = nullcontext() if th.compiler.is_compiling() else NOISE_LOCK
+        with lock if self.training else fresh_noise(self, None):
             return self._q_values(obs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:

@@ -98,7 +98,7 @@ class OverlappingDQN(DQN):
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's; where gradient steps are owed they are made during the first step."""
-        self._puts_off = False  # what a callback trains is not
+        self._puts_off = False  # train() called by a callback is not put off
         if self._overlaps:
             if self._busy_env is None or self._busy_env.venv is not env:
                 self._busy_env = BusyWhileStepping(env, self._make_owed_gradient_steps)

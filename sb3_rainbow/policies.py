@@ -1,4 +1,4 @@
-"""Second floor: policies, which build the online and the target network and act with the one."""
+"""Second floor: policies, which build the online and the target network and act with the online one."""
 
 import importlib
 from functools import partial
@@ -37,10 +37,10 @@ class RainbowPolicy(DQNPolicy):
     :param observation_space: observation space
     :param action_space: action space
     :param lr_schedule: learning rate, by remaining progress
-    :param net_arch: hidden layers of each stream (of the single head when not dueling). Default: [512] behind
-        ``NatureConv``, [256] behind ``DataEfficientConv``, as SB3's DQN behind all others. A ``features_dim`` among the
-        ``features_extractor_kwargs`` of these two is the width of one more hidden layer before them, and the only one
-        by default: where SB3's ``NatureCNN`` has its linear layer
+    :param net_arch: hidden layers of each stream (of the only one when not dueling). Default: [512] behind
+        ``NatureConv``, [256] behind ``DataEfficientConv``, elsewhere as SB3's DQN. For these two, ``features_dim`` in
+        ``features_extractor_kwargs`` puts one hidden layer of that width first, by default the only one, in place of
+        the linear layer that ends SB3's ``NatureCNN``
     :param activation_fn: between linear layers
     :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold. Default: that of
         the class of the policy

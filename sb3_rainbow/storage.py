@@ -23,6 +23,7 @@ _JUDGED_SLOTS, _JUDGED_CHUNKS = 1000, 4
 # are drawn faster when they are kept twice
 _FRAME_BYTES = 2**12
 _SINGLE_FRAME = Stacking(axis=0, n_frames=1, newest_first=False)
+_REMEDY = 'write the number of frames, which divides an axis, "auto", or None for no frame stacks'
 
 
 class Storage(Protocol):
@@ -139,8 +140,8 @@ class AutoStorage:
     :param dtype: of one observation
     """
 
-    _guess: Stacking | None = None  # made where nothing had moved
-    _newest_slot = _n_slots = 0  # that were written since the ring was last emptied
+    _guess: Stacking | None = None  # chosen last; what was chosen before anything moved is judged again
+    _newest_slot = _n_slots = 0  # written last; number written since the ring was last emptied
 
     def __init__(self, n_slots: int, n_envs: int, shape: tuple[int, ...], dtype: Any) -> None:
         self._ring = n_slots, n_envs, shape, dtype
@@ -278,9 +279,6 @@ def make_storage(
     if stacking is None:
         raise ValueError(f"frame_stack={frame_stack!r} does not fit observations of shape {shape}: {_REMEDY}")
     return FrameStorage(*ring, *stacking)
-
-
-_REMEDY = 'write the number of frames, which divides an axis, "auto", or None for no frame stacks'
 
 
 def _stacking_of(shape: tuple[int, ...], frame_stack: Any) -> Stacking | None:

@@ -110,10 +110,10 @@ class SupportWatch:
         self._warned = True
         v_min, v_max = min(self.v_min, _rounded(low, np.floor)), max(self.v_max, _rounded(high, np.ceil))
         warnings.warn(
-            f"train/support_edge is {share:.2f}: so much of the target probability lies in the two end atoms, and the "
-            f"rewards make, or in longer episodes would make, returns of about {low:.3g} to {high:.3g}. v_min="
-            f"{self.v_min:g} and v_max={self.v_max:g} cut them off: write v_min={v_min:g} and v_max={v_max:g} among "
-            "your policy_kwargs, or less where episodes cannot get longer",
+            f"train/support_edge is {share:.2f}: that share of the target probability lies in the two end atoms. The "
+            f"rewards add up to returns of about {low:.3g} to {high:.3g}, or would in longer episodes, which v_min="
+            f"{self.v_min:g} and v_max={self.v_max:g} cut off: write v_min={v_min:g} and v_max={v_max:g} among "
+            "your policy_kwargs, or a narrower range where episodes cannot get longer",
             stacklevel=2,
         )
 
@@ -129,8 +129,8 @@ def shows_returns(buffer: ReplayBuffer) -> bool:
 
 def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | None = None) -> tuple[float, float]:
     """
-    The range of discounted returns that the newest rewards in a buffer show, or would show if they went on for ever:
-    not where all episodes are equally long. Ours and SB3's n-step buffer alone tell where ``learn()`` left one.
+    The range of discounted returns that the newest rewards in a buffer show, or would show in endless episodes (not
+    where all episodes are equally long). Only our buffers and SB3's n-step one mark where ``learn()`` broke one off.
 
     :param buffer: one for which ``shows_returns`` holds
     :param gamma: discount of one step

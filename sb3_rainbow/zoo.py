@@ -92,7 +92,7 @@ def sample_rainbow_params(
 
 def convert_rainbow_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    Make arguments of ``RainbowDQN`` of a trial's parameters.
+    Turn a trial's parameters into arguments of ``RainbowDQN``.
 
     ``policy_kwargs`` replace those of the hyperparameter file, so they are complete.
 
