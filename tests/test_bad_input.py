@@ -311,7 +311,8 @@ def test_a_buffer_of_which_nothing_fits(monkeypatch):
 
 
 def test_whole_numbers_without_bounds_of_python_are_numbers():
-    RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=10**4, policy_kwargs={"v_min": 0, "v_max": 10**20})
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=10**4, policy_kwargs={"v_min": 0, "v_max": 10**20})
+    assert model.q_net.head.support[-1] == 1e20
 
 
 @pytest.mark.parametrize(
