@@ -148,15 +148,13 @@ class AleVecEnv(VecEnv):
                 f"actions={actions!r} must be {self.num_envs} integers of 0 to {n_actions - 1}, one for each game"
             )
         self._finish_step()
+        if self._starting_frames is None:
+            raise RuntimeError("there is no game to step yet: call reset() first")
         send, strengths = self._ale.ale.send, np.ones(self.num_envs, dtype=np.float32)  # of paddles, in other games
         actions = actions.astype(np.int64).reshape(self.num_envs)
         # An interruption comes when what is called has returned. That is C++: ALE's own send() might not get so far
         self._is_stepping = True
-        try:
-            send(actions, strengths)
-        except Exception:
-            self._is_stepping = False  # nothing was sent
-            raise
+        send(actions, strengths)
 
     def _finish_step(self) -> None:
         """Wait for a step that nobody has waited for, such as one that was interrupted."""
@@ -173,8 +171,8 @@ class AleVecEnv(VecEnv):
             self._received.extend(map(operator.call, (self._ale.ale.recv,)))
         obs, rewards, terminated, truncated, info = self._received[0]
         scores = self._scores + rewards
-        starts = _first_frames(info)
-        is_over = starts != self._starts  # the game, not only a life: what is reported of it is of the next one
+        starts, dones = _first_frames(info), terminated | truncated
+        is_over = dones & (starts != self._starts)  # the game, not only a life: what is reported is of the next one
         last_obs = self._stacked(info["final_obs"], np.zeros_like(is_over)) if is_over.any() else None
         obs = self._stacked(obs, is_over)
         lives = np.where(is_over, np.where(terminated, 0, self._lives), info["lives"])
@@ -182,18 +180,22 @@ class AleVecEnv(VecEnv):
             {"lives": lives, "TimeLimit.truncated": is_truncated}
             for lives, is_truncated in zip(lives.tolist(), (truncated & ~terminated).tolist(), strict=True)
         ]
-        dones = terminated | truncated
         for env in np.flatnonzero(dones).tolist():
             # ALE's final observation is that of an earlier game where only a life was lost
             infos[env]["terminal_observation"] = last_obs[env] if is_over[env] else obs[env].copy()  # type: ignore[index]
         for env in np.flatnonzero(is_over).tolist():
             n_frames = starts[env] - self._starts[env] - self._starting_frames[env]  # type: ignore[index]
-            infos[env]["episode"] = self._statistics(float(scores[env]), int(n_frames))
+            # Those of Monitor below AtariWrapper: length in emulator frames, no-ops included
+            seconds = round(time.time() - self.t_start, 6)
+            infos[env]["episode"] = {"r": float(scores[env]), "l": int(n_frames), "t": seconds}
         scores[is_over] = 0
         rewards = (np.sign(rewards) if self.clip_reward else rewards).astype(np.float32)
         # At once: whoever is interrupted before looks at the same step again
         self._scores, self._obs, self._lives, self._starts = scores, obs, info["lives"], starts
         self._is_stepping, self._received = False, []
+        if self.results_writer is not None:
+            for env in np.flatnonzero(is_over).tolist():
+                self.results_writer.write_row(infos[env]["episode"])
         return self._own_obs(), rewards, dones, infos
 
     def _own_obs(self) -> np.ndarray:
@@ -214,14 +216,6 @@ class AleVecEnv(VecEnv):
         rgb = np.ascontiguousarray(obs).reshape(-1, obs.shape[3], 3)
         gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).reshape(obs.shape[:4])
         return np.concatenate((before, gray), axis=1)
-
-    def _statistics(self, score: float, n_frames: int) -> dict[str, float]:
-        """Those of ``Monitor`` below ``AtariWrapper``: length in emulator frames, no-ops included."""
-        seconds = round(time.time() - self.t_start, 6)
-        statistics = {"r": score, "l": n_frames, "t": seconds}
-        if self.results_writer is not None:
-            self.results_writer.write_row(statistics)
-        return statistics
 
     def close(self) -> None:
         if self._ale is not None:

@@ -44,6 +44,9 @@ class SumTree:
         self._levels.append(np.zeros(len(self._levels[-1])))
         self._top_sums: np.ndarray | None = None  # running sums of the top node; None as long as it is empty
 
+    def __len__(self) -> int:
+        return self.capacity
+
     def __getitem__(self, indices: np.ndarray | int) -> np.ndarray:
         """
         :param indices: (batch,) or a single index, 0 to capacity - 1

@@ -19,7 +19,7 @@ from stable_baselines3.common.atari_wrappers import (
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor, load_results
+from stable_baselines3.common.monitor import Monitor, ResultsWriter, load_results
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecFrameStack
 
 from sb3_rainbow import RainbowDQN
@@ -418,7 +418,9 @@ def test_a_step_that_nobody_waited_for_is_forgotten():
     env.close()
 
 
-def test_an_interruption_while_actions_are_sent_loses_no_step(monkeypatch):
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, TimeoutError])
+def test_an_interruption_while_actions_are_sent_loses_no_step(interruption, monkeypatch):
+    """What a signal's handler raises may be any exception."""
     env, same = (make_ale_vec_env(PONG, 2, seed=0) for _ in range(2))
     for each in (env, same):
         each.reset()
@@ -426,12 +428,12 @@ def test_an_interruption_while_actions_are_sent_loses_no_step(monkeypatch):
 
     def interrupted(*args):
         send(*args)
-        raise KeyboardInterrupt
+        raise interruption
 
     ale = Mock(wraps=env._ale.ale, send=interrupted)
     with monkeypatch.context() as patch:
         patch.setattr(env._ale, "ale", ale)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(interruption):
             env.step_async(np.array([2, 3]))
     same.step(np.array([2, 3]))
     for ours, theirs in zip(env.step(np.array([4, 5])), same.step(np.array([4, 5])), strict=True):
@@ -470,13 +472,39 @@ def test_an_interruption_while_a_step_is_waited_for_loses_nothing(exact_gray):
     assert n_games == 4
 
 
-def test_actions_that_cannot_be_sent_are_not_waited_for(monkeypatch):
+def test_a_step_before_the_first_reset_is_refused():
     env = make_ale_vec_env(PONG, 2)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
+        env.step(np.array([2, 3]))
+    env.close()
+
+
+def test_an_interrupted_reset_leaves_games_that_go_on(monkeypatch):
+    env = make_ale_vec_env(PONG, 1)
     env.reset()
+    env.step(np.array([2]))
+    reset = env._ale.reset
     with monkeypatch.context() as patch:
-        patch.setattr(env._ale, "ale", Mock(wraps=env._ale.ale, send=Mock(side_effect=TypeError)))
-        with pytest.raises(TypeError):
-            env.step_async(np.array([2, 3]))
+        patch.setattr(env._ale, "reset", Mock(side_effect=lambda **kwargs: [reset(**kwargs), 1 / 0]))
+        with pytest.raises(ZeroDivisionError):
+            env.reset()
+    assert env.step(np.array([2]))[0].any()
+    assert env.reset().any()
+    env.close()
+
+
+def test_a_monitor_file_that_cannot_be_written_to_leaves_the_games_as_they_are():
+    spec = copy.deepcopy(gym.spec(PONG))
+    spec.kwargs["max_num_frames_per_episode"] = 8
+    writer = Mock(spec=ResultsWriter, write_row=Mock(side_effect=OSError("no space left")))
+    env = AleVecEnv(spec, noop_max=0, results_writer=writer)
+    env.reset()
+    env.step(np.array([0]))
+    with pytest.raises(OSError, match="no space left"):
+        env.step(np.array([0]))
+    assert writer.write_row.call_count == 1
+    env.step(np.array([0]))
+    env.reset()
     env.close()
 
 
