@@ -173,8 +173,9 @@ class SavingDQN(DQN):
         }
         remedy = "load it into a model like the one that it was saved with, or move the file away and go on without it"
         _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priorities(loaded), remedy)
-        windows = RainbowReplayBuffer | NStepReplayBuffer  # as long as in this model's own buffer
-        if isinstance(before, windows) and isinstance(loaded, windows):
+        with_windows = RainbowReplayBuffer | NStepReplayBuffer
+        if isinstance(before, with_windows) and isinstance(loaded, with_windows):
+            # This model's, not those of the model that the buffer was saved with
             loaded.n_steps, loaded.gamma = before.n_steps, before.gamma
         self.replay_buffer = loaded
         if truncate_last_traj:

@@ -172,9 +172,10 @@ class AutoStorage:
             self._is_open = is_open or (isinstance(self.chosen, FrameStorage) and not self._n_judged)
 
     def _count(self, slot: int) -> None:
+        """Nobody tells a storage that the ring was emptied: then frames of older rows may be gone."""
         if self._n_slots and slot == (self._newest_slot + 1) % self._ring[0]:
             self._n_slots = min(self._n_slots + 1, self._ring[0])
-        elif not self._n_slots or slot != self._newest_slot:  # not one that was interrupted: the ring was emptied
+        elif not self._n_slots or slot != self._newest_slot:  # equal: a row that is put again, after an interruption
             self._n_slots = slot + 1
         self._newest_slot = slot
 

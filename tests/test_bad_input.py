@@ -587,9 +587,8 @@ def test_amp_warns_where_the_processor_has_no_fast_bfloat16(vendor, flags, is_th
         warnings.simplefilter("always")
         RainbowDQN("MlpPolicy", "CartPole-v1", amp=True, device="cpu").save(tmp_path / "model")
         RainbowDQN("MlpPolicy", "CartPole-v1", device="cpu").learn(1)
-        RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"), device="cpu").learn(
-            1
-        )  # it may have been made elsewhere
+        # The file may have been made elsewhere
+        RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"), device="cpu").learn(1)
     slower = [warning.filename for warning in caught if "amp=True" in str(warning.message)]
     assert slower == ([] if is_there else [__file__])
 
