@@ -108,6 +108,7 @@ class AleVecEnv(VecEnv):
         self._scores = np.zeros(self.num_envs)
         self._lives = self._starts = np.zeros(self.num_envs, dtype=np.int64)
         self._starting_frames: np.ndarray | None = None  # some games are begun by actions, of which only ALE counts
+        self._has_games = False
         self._obs = np.zeros((self.num_envs, frame_stack, size, size), dtype=np.uint8)
         self._is_stepping = False
         self._received: list[Any] = []  # what came back of a step, until it is looked at
@@ -119,6 +120,7 @@ class AleVecEnv(VecEnv):
         :return: (n_envs, frame_stack, screen_size, screen_size), frames before the game's first one are zero
         """
         self._finish_step()
+        self._has_games = False  # whoever is interrupted has to call reset() again
         # ALE takes 31 bits, and -1 for no seed
         seeds = np.array([-1 if seed is None else seed % 2**31 for seed in self._seeds])
         obs, info = self._ale.reset(seed=seeds)
@@ -130,6 +132,7 @@ class AleVecEnv(VecEnv):
         self._lives, self._starts = info["lives"], _first_frames(info)
         if self._starting_frames is None:
             self._starting_frames = self._starts  # the emulator's first games
+        self._has_games = True
         return self._own_obs()
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -148,7 +151,7 @@ class AleVecEnv(VecEnv):
                 f"actions={actions!r} must be {self.num_envs} integers of 0 to {n_actions - 1}, one for each game"
             )
         self._finish_step()
-        if self._starting_frames is None:
+        if not self._has_games:
             raise RuntimeError("there is no game to step yet: call reset() first")
         send, strengths = self._ale.ale.send, np.ones(self.num_envs, dtype=np.float32)  # of paddles, in other games
         actions = actions.astype(np.int64).reshape(self.num_envs)
@@ -218,11 +221,13 @@ class AleVecEnv(VecEnv):
         return np.concatenate((before, gray), axis=1)
 
     def close(self) -> None:
-        if self._ale is not None:
-            self._finish_step()
-        if self.results_writer is not None:
-            self.results_writer.close()
-        self._ale = None  # ends its threads, and frees its emulators
+        try:
+            if self._ale is not None:
+                self._finish_step()
+        finally:
+            if self.results_writer is not None:
+                self.results_writer.close()
+            self._ale = None  # ends its threads, and frees its emulators
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """

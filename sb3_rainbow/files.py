@@ -33,9 +33,11 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
+        if path.exists():
+            beside.touch(mode=0o600)  # it may be for some eyes only
         yield beside
         with suppress(OSError):  # there may be none yet, and not every file system has permissions
-            shutil.copymode(path, beside)  # it may be for some eyes only
+            shutil.copymode(path, beside)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

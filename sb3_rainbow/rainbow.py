@@ -354,6 +354,11 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             return norm
         return th.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # The last rollout may overstep: a schedule that falls to 0 would go on below it
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
     def _update_buffer(self) -> None:
         """
         Hand beta to the buffer, and what of n_steps and gamma has changed since it was made or saved.

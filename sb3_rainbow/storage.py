@@ -17,7 +17,8 @@ Observation = np.ndarray | dict[str, np.ndarray]
 _CHUNK_BYTES = 2**26
 # Stacks of frames are looked for until so many observations have moved,
 _JUDGED_ROWS = 100
-# but in no more slots than this, nor than the first chunks have. What has not moved by then is judged when it does.
+# but in no more slots than this, nor than the first chunks have. What has not moved by then is judged when it does,
+# if it is large enough to be a frame.
 _JUDGED_SLOTS, _JUDGED_CHUNKS = 1000, 4
 # From this size on, an image that is no stack is a frame by itself: a row's next one is the next row's. Smaller ones
 # are drawn faster when they are kept twice

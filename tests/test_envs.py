@@ -479,7 +479,8 @@ def test_a_step_before_the_first_reset_is_refused():
     env.close()
 
 
-def test_an_interrupted_reset_leaves_games_that_go_on(monkeypatch):
+def test_an_interrupted_reset_is_to_be_made_again(monkeypatch):
+    """Else the new games would have the scores and frames of the old ones."""
     env = make_ale_vec_env(PONG, 1)
     env.reset()
     env.step(np.array([2]))
@@ -488,8 +489,10 @@ def test_an_interrupted_reset_leaves_games_that_go_on(monkeypatch):
         patch.setattr(env._ale, "reset", Mock(side_effect=lambda **kwargs: [reset(**kwargs), 1 / 0]))
         with pytest.raises(ZeroDivisionError):
             env.reset()
-    assert env.step(np.array([2]))[0].any()
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
+        env.step(np.array([2]))
     assert env.reset().any()
+    assert env.step(np.array([2]))[0].any()
     env.close()
 
 
@@ -505,7 +508,12 @@ def test_a_monitor_file_that_cannot_be_written_to_leaves_the_games_as_they_are()
     assert writer.write_row.call_count == 1
     env.step(np.array([0]))
     env.reset()
-    env.close()
+    env.step(np.array([0]))
+    env.step_async(np.array([0]))  # the game's last
+    with pytest.raises(OSError, match="no space left"):
+        env.close()
+    assert env._ale is None
+    assert writer.close.called
 
 
 @pytest.mark.parametrize("exact_gray", [False, True])
