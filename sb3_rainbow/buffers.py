@@ -25,7 +25,7 @@ class RainbowSamples(NamedTuple):
     observations: th.Tensor | TensorDict  # (batch, *obs_shape), or a dict of such tensors
     actions: th.Tensor  # (batch, 1)
     next_observations: th.Tensor | TensorDict  # after the window's last step
-    dones: th.Tensor  # (batch, 1), 1 where that step was terminal; 0 where it was truncated
+    dones: th.Tensor  # (batch, 1), 1 where that step was terminal; truncated ones: handle_timeout_termination
     rewards: th.Tensor  # (batch, 1), n-step returns without bootstrap
     discounts: th.Tensor  # (batch, 1), gamma**k for the k steps of the window
     weights: th.Tensor  # (batch, 1), importance weights, the largest is 1
@@ -50,7 +50,8 @@ class RainbowReplayBuffer(ReplayBuffer):
     :param gamma: discount of one step
     :param prioritized_replay: draw in proportion to priorities; False: uniformly
     :param prioritized_replay_alpha: exponent of the priorities, 0 to 1
-    :param prioritized_replay_beta0: exponent of the importance weights, 0 to 1; ``beta`` may be set at any time
+    :param prioritized_replay_beta0: exponent of the importance weights, 0 to 1. ``beta`` may be set later; RainbowDQN
+        sets it before it draws
     :param frame_stack: keep each frame of frame stacks once: "auto" finds out from the first observations whether they
         are stacks; the number of frames in a stack; None keeps every observation whole
     :raises ValueError: on an argument out of range
@@ -209,7 +210,8 @@ class RainbowReplayBuffer(ReplayBuffer):
 
         :param indices: (batch,) ``slot * n_envs + env``, as ``sample`` returned them
         :param priorities: (batch,) finite, above 0, before the exponent alpha
-        :raises ValueError: on another priority, or an index where nothing is stored; nothing has been changed then
+        :raises ValueError: on another priority, on other shapes, or an index where nothing is stored; nothing has been
+            changed then
         """
         indices, priorities = np.asarray(indices), np.asarray(priorities)
         if indices.ndim != 1 or indices.shape != priorities.shape:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, dueling_outputs, has_hooks, normalized
 from sb3_rainbow.noisy import NoisyLinear, factorised_noise
 
-Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer: what sigma is multiplied by, of weights and of biases
+Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer, as ``set_noise`` takes it
 
 
 # Those that see one number at a time, so that it makes no difference that both streams are in one row

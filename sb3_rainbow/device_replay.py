@@ -15,7 +15,7 @@ from sb3_rainbow.frames import FrameStorage
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.storage import AutoStorage
 
-_BLOCK = 1024  # priorities of which there is one sum
+_BLOCK = 1024  # leaves of which there is one sum
 _COPIED_ROWS, _COPIED_BYTES = 2**14, 2**27  # at most these are on their way to the device at a time
 _SPARE_BYTES = 2**30  # of the device's memory, left to networks and gradients
 # What can be indexed on every device
@@ -194,8 +194,8 @@ class DeviceReplay:
         leaves = (before.unsqueeze(1) + sums <= masses).sum(dim=1).clamp(max=_BLOCK - 1)
         # Rounding may lead a mass beyond its block's end; all rows up to the last one stored have priorities
         rows = (blocks * _BLOCK + leaves).minimum(self.n_stored - 1)
-        priorities = self.leaves.view(-1)[rows]
-        return rows, ((priorities / priorities.min()) ** -self.beta).float()
+        drawn = self.leaves.view(-1)[rows]
+        return rows, ((drawn / drawn.min()) ** -self.beta).float()
 
     def _windows(self, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """

@@ -34,9 +34,9 @@ class AleVecEnv(VecEnv):
     """
     Games of one kind, as SB3's ``AtariWrapper`` and ``VecFrameStack`` present them, played by ``AtariVectorEnv``.
 
-    Observations are stacks of gray frames, (frame_stack, screen_size, screen_size), the newest last. Infos hold
-    ``Monitor``'s statistics of whole games, with the score as the game counts it. docs/envs.md says where frames and
-    resets differ from those of ``AtariWrapper``.
+    Observations are stacks of gray frames, (frame_stack, screen_size, screen_size) uint8, the newest last. Infos hold
+    ``Monitor``'s statistics of whole games: the score as the game counts it, and the length in emulator frames.
+    docs/envs.md says where frames and resets differ from those of ``AtariWrapper``.
 
     :param env_id: name of the game without frame skip, such as "PongNoFrameskip-v4", or its spec
     :param n_envs: number of games
@@ -45,7 +45,8 @@ class AleVecEnv(VecEnv):
     :param screen_size: height and width of a frame
     :param terminal_on_life_loss: a lost life ends the episode, but not the game, nor its score
     :param clip_reward: the agent gets the sign of the reward
-    :param action_repeat_probability: of each emulator frame
+    :param action_repeat_probability: that an emulator frame repeats the last action; 0: as the game's name has it, 0.25
+        for "Pong-v0", say
     :param frame_stack: frames in an observation
     :param num_threads: 0: as many as there are games, but not more than processors
     :param exact_gray: make frames gray as SB3 does, after the brighter of two is taken: slower
@@ -118,6 +119,7 @@ class AleVecEnv(VecEnv):
         Begin all games anew.
 
         :return: (n_envs, frame_stack, screen_size, screen_size), frames before the game's first one are zero
+        :raises RuntimeError: after ``close()``
         """
         self._finish_step()
         self._has_games = False  # whoever is interrupted has to call reset() again
@@ -139,6 +141,7 @@ class AleVecEnv(VecEnv):
         """
         :param actions: (n_envs,) or (n_envs, 1) integers
         :raises ValueError: on anything else, which would stop ALE's threads for good
+        :raises RuntimeError: before ``reset()`` has been called, or when it was interrupted, and after ``close()``
         """
         actions = np.asarray(actions)
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
@@ -167,6 +170,10 @@ class AleVecEnv(VecEnv):
             self.step_wait()
 
     def step_wait(self) -> VecEnvStepReturn:
+        """
+        :return: observations (n_envs, frame_stack, screen_size, screen_size), rewards (n_envs,), dones (n_envs,), infos
+        :raises RuntimeError: when there is nothing to wait for
+        """
         if not self._is_stepping:
             raise RuntimeError("step_wait() has nothing to wait for: call step_async() first")
         if not self._received:

@@ -46,7 +46,7 @@ class Head(nn.Module, ABC):
         :param outputs: (batch, n_actions, size), of the online network
         :param actions: (batch, 1), those taken
         :param target: (batch, size)
-        :return: losses (batch, 1) and priorities (batch, 1), not negative, no gradient
+        :return: losses (batch, 1), and priorities (batch, 1), which are not negative and have no gradient
         :raises ValueError: on a shape that would broadcast silently
         """
 
@@ -116,13 +116,13 @@ class ScalarHead(Head):
 
 class CategoricalHead(Head):
     """
-    Logits of a distribution over fixed returns (C51), cross-entropy loss, priority KL(target || prediction).
+    Logits of a distribution over fixed atoms (C51), cross-entropy loss, priority KL(target || prediction).
 
     Papers: https://arxiv.org/abs/1707.06887, priorities https://arxiv.org/abs/1710.02298
 
-    :param n_atoms: number of returns
-    :param v_min: the lowest, reward units
-    :param v_max: the highest, reward units
+    :param n_atoms: number of atoms
+    :param v_min: the lowest return, reward units
+    :param v_max: the highest return, reward units
     """
 
     priority_name = "kl"

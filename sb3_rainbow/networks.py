@@ -127,7 +127,7 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     :param scale: factor
     :return: ``observations * scale``, each less its mean and divided by its standard deviation
     """
-    channels_last = observations.movedim(1, -1)  # as they lie in memory: nothing is copied
+    channels_last = observations.movedim(1, -1)  # as ``prepared`` ones lie in memory: nothing is copied
     # eps is that of scaled observations
     rows = F.layer_norm(channels_last, channels_last.shape[1:], eps=_NORM_EPS / scale**2)
     return rows.movedim(-1, 1)

@@ -76,8 +76,9 @@ class NoisyLinear(nn.Module):
 
     def set_noise(self, noise_in: th.Tensor | None, noise_out: th.Tensor | None) -> None:
         """
-        :param noise_in: of the inputs, or of the weights where it is independent
-        :param noise_out: of the outputs; None: no noise
+        :param noise_in: (n_samples, in_features); where it is independent that of the weights, (out_features,
+            in_features), or None if each row has its own
+        :param noise_out: (n_samples, out_features), or (out_features,) beside that of the weights; None: no noise
         """
         dtype = self.weight_mu.dtype
         # Past __setattr__ of modules, which costs as much as a small layer

@@ -30,7 +30,7 @@ _ADAM_EPS = 1.5e-4
 
 class RainbowPolicy(DQNPolicy):
     """
-    Policy of RainbowDQN: every variant of its network, for any observation.
+    Policy of RainbowDQN: every variant of its network. For observations in a Dict: ``MultiInputPolicy``.
 
     ``RainbowDQN`` sets ``dueling``, ``noisy`` and ``distributional``; the rest goes into ``policy_kwargs``.
 
@@ -44,6 +44,7 @@ class RainbowPolicy(DQNPolicy):
     :param activation_fn: between linear layers
     :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold. Default: that of
         the class of the policy
+    :param features_extractor_kwargs: its arguments, such as ``dict(layer_norm=True, input_norm=True)`` for ours
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
     :param optimizer_kwargs: its arguments without the learning rate; Adam's default is
@@ -54,7 +55,7 @@ class RainbowPolicy(DQNPolicy):
     :param n_atoms: number of atoms of the distribution, at least 2
     :param v_min: lowest return that it can hold, in reward units
     :param v_max: highest return that it can hold, in reward units
-    :param sigma_init: the noise of a layer starts at ``sigma_init`` divided by the square root of its inputs
+    :param sigma_init: sigma starts at ``sigma_init`` divided by the square root of the number of a layer's inputs
     :param noise: "factorised" or "independent"
     :param dueling_aggregation: "mean" or "max" of the advantages is subtracted from them
     :raises ValueError: on an argument out of range

@@ -46,7 +46,7 @@ SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
 
 class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
     """
-    Rainbow: DQN with six extensions, each a switch. With all of them off it is SB3's DQN.
+    Rainbow: DQN with six extensions, each a switch. With all off, and DQN's other arguments, it is SB3's DQN.
 
     Paper: https://arxiv.org/abs/1710.02298; the defaults are the published ones, in env steps (4 emulator frames on
     Atari). What shapes the network, such as ``v_min``, ``v_max`` and ``sigma_init``, goes into ``policy_kwargs``: see
@@ -99,7 +99,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         gradient step is one CUDA graph: see docs/gpu.md
     :param overlap: gradient steps are made while the envs are in the first step of the next rollout, whose actions
         are chosen before: it saves the time of that step where envs are slow and step in processes or threads of
-        their own (``SubprocVecEnv``, ``make_ale_vec_env``), and the same seed still gives the same weights
+        their own (``SubprocVecEnv``, ``make_ale_vec_env``). A seed gives other weights with it, but always the same
     :raises ValueError: on an argument out of range, a policy or an action space that does not fit
     """
 
@@ -234,7 +234,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if isinstance(saved, RainbowReplayBuffer):
             self._take_back(saved)
         self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss
-        self._has_modes = has_modes(self.q_net)  # which take as long to change as a few layers
+        self._has_modes = has_modes(self.q_net)  # only then: changing them takes as long as a few layers
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -245,7 +245,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
 
         :param gradient_steps: number of batches
         :param batch_size: transitions in each
-        :raises ValueError: when a loss or a gradient is not finite; weights and priorities are as before it then
+        :raises ValueError: when a reward, a loss or a gradient is not finite: weights and priorities are as before
+            that batch; when the replay buffer is empty, or an argument that shaped it or the network has changed
         """
         self._now_or_later(partial(self._train_now, gradient_steps, batch_size))
 
@@ -406,11 +407,11 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         """
         Choose actions. Unless deterministic, each row explores on its own: with noise, and with probability epsilon.
 
-        :param observation: one observation, or a batch of them
+        :param observation: (*obs_shape), or a batch of them (batch, *obs_shape), or a dict of such arrays
         :param state: not used, returned as it is
         :param episode_start: not used
         :param deterministic: greedy actions of the mean weights
-        :return: the actions, and ``state``
+        :return: the actions, () or (batch,), and ``state``
         """
         arrays: Any = observation
         if isinstance(observation, dict):
@@ -443,9 +444,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         """
         Train for a number of env steps.
 
-        :param total_timesteps: env steps, summed over envs; 1e7 may be written
+        :param total_timesteps: env steps, summed over envs, on top of those already counted; 1e7 may be written
         :param callback: callback(s) called at every step with state of the algorithm
-        :param log_interval: number of episodes between two writings of the log
+        :param log_interval: number of episodes between two writings of the log; None: never
         :param tb_log_name: the name of the run for TensorBoard logging
         :param reset_num_timesteps: begin to count env steps anew, and reset the env
         :param progress_bar: display a progress bar using tqdm and rich

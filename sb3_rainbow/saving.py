@@ -45,7 +45,7 @@ class SavingDQN(DQN):
         :param exclude: names of attributes that should not be saved, besides the default ones
         :param include: names of attributes that should be saved although they are not by default
         :param play_only: save what ``load`` needs for ``predict`` alone, a quarter of the size: no target network and
-            no optimizer state; both start afresh if the model is trained again
+            no optimizer state. Trained again, it starts with a copy of the online one, and a new optimizer
         """
         if play_only:
             exclude = [*(exclude or []), "_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer"]
@@ -77,6 +77,8 @@ class SavingDQN(DQN):
         :param load_path_or_dict: a saved model, or what ``get_parameters`` returned
         :param exact_match: raise an error when a parameter is missing or unknown
         :param device: device of the parameters
+        :raises ValueError: on a name that is missing or unknown
+        :raises RuntimeError: when weights are missing, unknown or of another shape
         """
         if isinstance(load_path_or_dict, dict):
             parameters: dict[str, Any] = load_path_or_dict
@@ -109,6 +111,7 @@ class SavingDQN(DQN):
         :param device: on which the model runs
         :param custom_objects: what takes the place of what the file has, by name
         :return: a new model
+        :raises FileNotFoundError: when there is none
         :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches, or
             has a replay buffer in it that was made with other ones: pass ``replay_buffer=None`` to begin a new one
         """
@@ -142,7 +145,8 @@ class SavingDQN(DQN):
 
     def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
         """
-        Load a replay buffer from a pickle file. Until it has been read, the model's own stays in memory as well.
+        Load a replay buffer from a pickle file. Until it has been read, the model's own stays in memory as well. Its
+        capacity is the file's, its n_steps and gamma become the model's.
 
         :param path: the file
         :param truncate_last_traj: the env does not go on where the buffer ends: no n-step window runs across

@@ -1,4 +1,4 @@
-"""Ground floor: a sum tree. Priorities in, indices out."""
+"""Ground floor: a sum tree. Priorities in, to the power of alpha, indices out."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from sb3_rainbow import loops
 from sb3_rainbow.arguments import whole_number
 from sb3_rainbow.loops import WIDTH
 
-# The top node has as many: it is read once for a whole batch, and searched by bisection.
+# Children of the top node, at most: it is read once for a whole batch, and searched by bisection.
 _TOP_WIDTH = 2048
 _LARGEST = float(np.finfo(np.float64).max) / 2  # of the sum of all leaves, however it is rounded
 
@@ -50,7 +50,8 @@ class SumTree:
     def __getitem__(self, indices: np.ndarray | int) -> np.ndarray:
         """
         :param indices: (batch,) or a single index, 0 to capacity - 1
-        :return: (batch,) float64, what was stored there; 0 where nothing was
+        :return: (batch,) or a single number, float64, what was stored there; 0 where nothing was
+        :raises IndexError: on an index of capacity or more
         """
         return self._levels[0].reshape(-1)[: self.capacity][indices]
 
@@ -71,7 +72,8 @@ class SumTree:
 
     def update(self, indices: np.ndarray, priorities: np.ndarray | float) -> None:
         """
-        Store priorities. Where an index comes twice, the last one counts.
+        Store priorities, as they are: of their exponent the tree knows nothing. Where an index comes twice, the last
+        one counts.
 
         :param indices: (batch,) integers, 0 to capacity - 1
         :param priorities: (batch,) or a scalar, not negative, so small that ``capacity`` of them have a finite sum
@@ -128,7 +130,7 @@ class SumTree:
         Draw leaves in proportion to their priority, one from each of ``batch_size`` equal shares of the total.
 
         :param batch_size: number of leaves
-        :param random: random numbers, ``numpy.random`` for SB3's seed
+        :param random: ``numpy.random``, which SB3 seeds, or a ``RandomState``; newer generators have other methods
         :return: (batch_size,) int64 indices
         :raises ValueError: when the tree is empty, or on a batch size below 1
         """

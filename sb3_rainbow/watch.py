@@ -17,7 +17,7 @@ from sb3_rainbow.returns import discounted_range
 _JUDGED_STEPS = 500
 # by this share of its targets' probability in the two end atoms, beyond what a uniform distribution has there,
 _EDGE_SHARE = 0.05
-# and by the returns in this many of the newest rows of the replay buffer.
+# and by the returns in this many of the newest slots of the replay buffer.
 _JUDGED_ROWS = 10_000
 
 
@@ -130,7 +130,8 @@ def shows_returns(buffer: ReplayBuffer) -> bool:
 def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | None = None) -> tuple[float, float]:
     """
     The range of discounted returns that the newest rewards in a buffer show, or would show in endless episodes (not
-    where all episodes are equally long). Only our buffers and SB3's n-step one mark where ``learn()`` broke one off.
+    where all end terminally after equally many steps). Only our buffers and SB3's n-step one mark where ``learn()``
+    broke one off.
 
     :param buffer: one for which ``shows_returns`` holds
     :param gamma: discount of one step

@@ -59,7 +59,7 @@ def sample_rainbow_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sample hyperparameters for Rainbow.
+    Sample hyperparameters for Rainbow. Others, such as ``learning_starts``, stay those of the hyperparameter file.
 
     :param trial: the trial
     :param n_actions: not used
