@@ -1,5 +1,6 @@
 """Third floor: the algorithm."""
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -64,7 +65,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         such as ``(5, "step")`` or ``(2, "episode")``
     :param gradient_steps: gradient steps after each rollout; -1: as many as env steps were made in it
     :param replay_buffer_class: replay buffer class (for instance ``HerReplayBuffer``); it gets ``n_steps``, ``gamma``,
-        ``prioritized_replay``, its alpha and its beta0 if its constructor takes them. Default: by observation space
+        ``prioritized_replay``, its alpha and its beta0 if its constructor takes them, and new priorities if it has
+        ``update_priorities`` and its batches ``indices``. Default: by observation space
     :param replay_buffer_kwargs: further arguments of the replay buffer, such as ``frame_stack``
     :param optimize_memory_usage: for other buffer classes; the default ones do not have SB3's variant
     :param n_steps: length of the n-step return, 1 for none
@@ -260,7 +262,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
     def _make_gradient_steps(self, gradient_steps: int, batch_size: int) -> None:
         self._update_learning_rate(self.policy.optimizer)
         rate = self.policy.optimizer.param_groups[0]["lr"]
-        number("learning_rate", rate, 0, hint=f"at env step {self.num_timesteps}")
+        # The last rollout may go beyond total_timesteps, and a schedule that falls to 0 below it there, as in DQN
+        lowest = 0 if self._current_progress_remaining >= 0 else -math.inf
+        number("learning_rate", rate, lowest, hint=f"at env step {self.num_timesteps}")
         self._update_buffer()
         assert self.replay_buffer is not None
         captured = self._captured_steps(RainbowDQN)
@@ -302,7 +306,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         require_finite(self.num_timesteps, loss=loss, gradient_norm=grad_norm)
         self.policy.optimizer.step()
         buffer: Any = self.replay_buffer
-        if self.prioritized_replay and hasattr(buffer, "update_priorities"):
+        if self.prioritized_replay and hasattr(buffer, "update_priorities") and hasattr(batch, "indices"):
             buffer.update_priorities(batch.indices, priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps)
         return {"loss": loss, "grad_norm": grad_norm, **log}
 
@@ -354,11 +358,6 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if norm < 0.999 * self.max_grad_norm - 1e-6:  # mostly: clip_grad_norm_ would multiply by 1, after a slower norm
             return norm
         return th.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        # The last rollout may overstep: a schedule that falls to 0 would go on below it
-        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def _update_buffer(self) -> None:
         """

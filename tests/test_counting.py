@@ -105,17 +105,3 @@ def test_beta_never_falls_when_training_is_continued(reset_num_timesteps, tmp_pa
     with (tmp_path / "progress.csv").open() as file:
         assert {float(row["train/beta"]) for row in csv.DictReader(file)} == {1.0}
     assert model.replay_buffer.beta == 1.0
-
-
-def test_a_schedule_that_falls_to_zero_stays_there_where_the_last_rollout_oversteps():
-    """RL Zoo's ``lin_1e-3`` is such a one: SB3's progress goes on below 0."""
-    rates = []
-
-    def learning_rate(progress):
-        rates.append(1e-3 * progress)
-        return rates[-1]
-
-    model = make(corridors(1), learning_starts=20, train_freq=8, learning_rate=learning_rate)
-    model.learn(100)
-    assert model.num_timesteps == 104
-    assert min(rates) == rates[-1] == model.policy.optimizer.param_groups[0]["lr"] == 0

@@ -56,6 +56,17 @@ def test_all_switches_off_equals_dqn_after_2000_steps(env, kwargs):
     assert ours.exploration_rate == theirs.exploration_rate
 
 
+@pytest.mark.parametrize("train_freq", [8, (1, "episode")])
+def test_a_rate_that_falls_to_zero_and_below_where_the_last_rollout_oversteps(train_freq):
+    """RL Zoo's ``lin_1e-3`` is such a one."""
+    kwargs = {**ALIKE, "learning_rate": lambda progress: 1e-3 * progress, "train_freq": train_freq}
+    ours = RainbowDQN("MlpPolicy", "CartPole-v1", **OFF, n_steps=1, **copy.deepcopy(kwargs)).learn(500)
+    theirs = DQN("MlpPolicy", "CartPole-v1", **copy.deepcopy(kwargs)).learn(500)
+    assert ours.num_timesteps > 500
+    assert theirs.policy.optimizer.param_groups[0]["lr"] < 0
+    assert equal_weights(ours, theirs)
+
+
 @pytest.mark.parametrize("switch", ["double_q", "dueling", "noisy", "distributional", "prioritized_replay"])
 def test_each_switch_makes_a_difference(switch):
     kwargs = {"n_steps": 1, **ALIKE}

@@ -75,6 +75,25 @@ def test_a_buffer_may_have_numbers_of_double_precision(name, distributional):
     np.testing.assert_allclose(*weights, rtol=0, atol=1e-5)
 
 
+def test_a_prioritized_buffer_with_other_names_trains():
+    class Sample(NamedTuple):
+        observations: th.Tensor
+        actions: th.Tensor
+        next_observations: th.Tensor
+        dones: th.Tensor
+        rewards: th.Tensor
+        leaves: np.ndarray
+
+    class Mine(ReplayBuffer):
+        def sample(self, batch_size, env=None):
+            return Sample(*super().sample(batch_size, env)[:5], np.arange(batch_size))
+
+        def update_priorities(self, leaves, td_errors, progress):
+            raise AssertionError("it was called in a way that it does not know")
+
+    assert make(replay_buffer_class=Mine, n_steps=1).learn(100)._n_updates > 0
+
+
 @pytest.mark.parametrize("name", ["rewards", "dones", "timeouts"])
 def test_a_buffer_that_keeps_its_rows_in_its_own_way_trains_on(name):
     """Whether the support fits cannot be judged then."""
