@@ -43,10 +43,8 @@ def main() -> None:
     parser.add_argument("weights", type=Path, nargs="+", help="files that pong.py has saved")
     for file in parser.parse_args().weights:
         model = RainbowDQN.load(file, device="cpu", buffer_size=1)
-        network = model.q_net
-        streams = {"Q-values" if network.dueling is None else "advantages": network.q_net}
-        if network.dueling is not None:
-            streams["value"] = network.value
+        names = ["Q-values"] if model.q_net.dueling is None else ["advantages", "value"]
+        streams = dict(zip(names, model.q_net.streams, strict=True))
         for name, units in active(model, streams).items():
             share, is_used, is_empty = units.float().mean(), units.any(dim=0), ~units.any(dim=1)
             print(

@@ -10,31 +10,24 @@ go to ``benchmarks/results/envs.csv``. The ratio is to ``VecFrameStack(make_atar
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from machine import write_table
 from stable_baselines3.common.env_util import make_atari_env
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
 from sb3_rainbow.envs import make_ale_vec_env
 
 
-def sb3(game: str, n_envs: int) -> VecEnv:
-    return VecFrameStack(make_atari_env(game, n_envs, seed=0), 4)
-
-
-def sb3_processes(game: str, n_envs: int) -> VecEnv:
-    return VecFrameStack(make_atari_env(game, n_envs, seed=0, vec_env_cls=SubprocVecEnv), 4)
-
-
-def ours(game: str, n_envs: int) -> VecEnv:
-    return make_ale_vec_env(game, n_envs, seed=0)
+def sb3(game: str, n_envs: int, kind: type[DummyVecEnv] | type[SubprocVecEnv] = DummyVecEnv) -> VecEnv:
+    return VecFrameStack(make_atari_env(game, n_envs, seed=0, vec_env_cls=kind), 4)
 
 
 MAKERS: dict[str, Callable[[str, int], VecEnv]] = {
     "make_atari_env, DummyVecEnv": sb3,
-    "make_atari_env, SubprocVecEnv": sb3_processes,
-    "make_ale_vec_env": ours,
+    "make_atari_env, SubprocVecEnv": partial(sb3, kind=SubprocVecEnv),
+    "make_ale_vec_env": partial(make_ale_vec_env, seed=0),
 }
 
 

@@ -173,6 +173,21 @@ def training(model: Any) -> Callable[[], None]:
     return lambda: model.train(1, BATCH)
 
 
+RAINBOWS: dict[str, dict[str, Any]] = {
+    "RainbowDQN": {},
+    "RainbowDQN, amp": {"amp": True},
+    "RainbowDQN, compile": {"compile": True},
+    "RainbowDQN, amp and compile": {"amp": True, "compile": True},
+    "RainbowDQN, all switches off": OFF,
+    "RainbowDQN, all switches off, amp and compile": {**OFF, "amp": True, "compile": True},
+    "RainbowDQN, data-efficient convolutions": {"policy_kwargs": SMALL},
+    "RainbowDQN, data-efficient convolutions, amp": {"policy_kwargs": SMALL, "amp": True},
+    "RainbowDQN, data-efficient convolutions, compile": {"policy_kwargs": SMALL, "compile": True},
+    "RainbowDQN, data-efficient convolutions, amp and compile": {"policy_kwargs": SMALL, "amp": True, "compile": True},
+}
+LEARNERS = ("DQN", "QRDQN", "plain Rainbow", *RAINBOWS)
+
+
 def make(name: str, device: str) -> Callable[[], None]:
     """
     :param name: of a learner
@@ -180,44 +195,11 @@ def make(name: str, device: str) -> Callable[[], None]:
     :return: a function that does one gradient step
     """
     common: dict[str, Any] = {"env": Frames(), "buffer_size": ROWS, "seed": 0, "device": device}
-    rainbow: dict[str, dict[str, Any]] = {
-        "RainbowDQN": {},
-        "RainbowDQN, amp": {"amp": True},
-        "RainbowDQN, compile": {"compile": True},
-        "RainbowDQN, amp and compile": {"amp": True, "compile": True},
-        "RainbowDQN, all switches off": OFF,
-        "RainbowDQN, all switches off, amp and compile": {**OFF, "amp": True, "compile": True},
-        "RainbowDQN, data-efficient convolutions": {"policy_kwargs": SMALL},
-        "RainbowDQN, data-efficient convolutions, amp": {"policy_kwargs": SMALL, "amp": True},
-        "RainbowDQN, data-efficient convolutions, compile": {"policy_kwargs": SMALL, "compile": True},
-        "RainbowDQN, data-efficient convolutions, amp and compile": {
-            "policy_kwargs": SMALL,
-            "amp": True,
-            "compile": True,
-        },
-    }
-    if name in rainbow:
-        return training(RainbowDQN("CnnPolicy", **common, **rainbow[name]))
+    if name in RAINBOWS:
+        return training(RainbowDQN("CnnPolicy", **common, **RAINBOWS[name]))
     if name == "plain Rainbow":
         return PlainRainbow(filled(RainbowDQN("CnnPolicy", **common)).replay_buffer).step
     return training({"DQN": DQN, "QRDQN": QRDQN}[name]("CnnPolicy", **common))
-
-
-LEARNERS = (
-    "DQN",
-    "QRDQN",
-    "plain Rainbow",
-    "RainbowDQN",
-    "RainbowDQN, amp",
-    "RainbowDQN, compile",
-    "RainbowDQN, amp and compile",
-    "RainbowDQN, all switches off",
-    "RainbowDQN, all switches off, amp and compile",
-    "RainbowDQN, data-efficient convolutions",
-    "RainbowDQN, data-efficient convolutions, amp",
-    "RainbowDQN, data-efficient convolutions, compile",
-    "RainbowDQN, data-efficient convolutions, amp and compile",
-)
 
 
 def serve(name: str, threads: int, device: str) -> None:

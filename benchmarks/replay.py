@@ -62,14 +62,14 @@ def priorities(batch: int) -> np.ndarray:
     return np.random.random_sample(batch) + 0.1
 
 
-def fill_sb3(buffer: ReplayBuffer, size: int) -> None:
+def fill(buffer: ReplayBuffer, size: int) -> None:
     for obs, next_obs, done in rows(size):
         buffer.add(obs[None], next_obs[None], np.zeros(1), np.zeros(1), np.array([done]), [{}])
 
 
 def ours(size: int) -> Functions:
     buffer = RainbowReplayBuffer(size, STACK, ACTIONS, device="cpu", n_steps=3)
-    fill_sb3(buffer, size)
+    fill(buffer, size)
     return {
         "draw": lambda batch: buffer.sampler.draw(batch, np.random),
         "sample": buffer.sample,
@@ -84,7 +84,7 @@ def without_numba(size: int) -> Functions:
 
 def sb3(size: int, kind: type[ReplayBuffer] = ReplayBuffer) -> Functions:
     buffer = kind(size, STACK, ACTIONS, device="cpu")
-    fill_sb3(buffer, size)
+    fill(buffer, size)
     return {
         "draw": lambda batch: (np.random.randint(0, size, size=batch), np.random.randint(0, 1, size=batch)),
         "sample": buffer.sample,

@@ -1,6 +1,6 @@
 """Second floor: when a GPU makes gradient steps by itself, and when the model hears of what it has learned there."""
 
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from stable_baselines3.dqn.dqn import DQN
 
@@ -9,8 +9,6 @@ from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.device_replay import DeviceReplay
 from sb3_rainbow.policies import RainbowPolicy
 from sb3_rainbow.watch import require_finite
-
-SelfCapturingDQN = TypeVar("SelfCapturingDQN", bound="CapturingDQN")
 
 _OF_A_GRADIENT_STEP = ("_gradient_step", "_loss", "_clip_gradient")
 
@@ -26,7 +24,7 @@ class CapturingDQN(DQN):
         self._captured: CapturedSteps | None = None
         self._has_room = True  # for a copy of the replay buffer, as long as nothing else is known
 
-    def learn(self: SelfCapturingDQN, *args: Any, **kwargs: Any) -> SelfCapturingDQN:
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
         self._has_room = True  # or so it may be by now
         captured = self._captured
         if captured is not None:

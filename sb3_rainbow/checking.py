@@ -24,6 +24,7 @@ from sb3_rainbow.available import bfloat16_is_faster
 from sb3_rainbow.buffers import RainbowReplayBuffer
 
 NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
+_OF_BUFFER = ("n_steps", "gamma", "prioritized_replay", "prioritized_replay_alpha", "prioritized_replay_beta0")
 _OTHER_SWITCHES = ("double_q", "prioritized_replay", "amp", "compile", "overlap", "optimize_memory_usage")
 _FRACTIONS = ("tau", "gamma", "prioritized_replay_alpha", "prioritized_replay_beta0")
 _EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
@@ -40,15 +41,9 @@ _ABOVE = {
 class CheckingDQN(DQN):
     """DQN that knows the ranges of RainbowDQN's arguments: its constructor's, and those that load() sets later."""
 
-    double_q: bool
-    dueling: bool
     noisy: bool
-    distributional: bool
     prioritized_replay: bool
     prioritized_replay_alpha: float
-    prioritized_replay_beta0: float
-    prioritized_replay_beta_fraction: float
-    prioritized_replay_eps: float
     amp: bool
 
     def _clean_arguments(self) -> None:
@@ -130,7 +125,7 @@ class CheckingDQN(DQN):
         """
         :raises ValueError: naming the first attribute that was changed although network or replay buffer do not follow
         """
-        kept, buffer = {name: self._fixed[name] for name in self._network_switches()}, self.replay_buffer
+        kept, buffer = {name: self._fixed[name] for name in NETWORK_SWITCHES}, self.replay_buffer
         if isinstance(buffer, RainbowReplayBuffer):
             kept |= buffer.fixed_arguments
         for name, value in kept.items():
@@ -171,13 +166,7 @@ class CheckingDQN(DQN):
         return {name: getattr(self, name) for name in NETWORK_SWITCHES}
 
     def _buffer_arguments(self) -> dict[str, Any]:
-        return {
-            "n_steps": self.n_steps,
-            "gamma": self.gamma,
-            "prioritized_replay": self.prioritized_replay,
-            "prioritized_replay_alpha": self.prioritized_replay_alpha,
-            "prioritized_replay_beta0": self.prioritized_replay_beta0,
-        }
+        return {name: getattr(self, name) for name in _OF_BUFFER}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_fixed"]

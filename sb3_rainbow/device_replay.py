@@ -50,7 +50,8 @@ class DeviceReplay:
         self.n_slots, self.n_envs = buffer.buffer_size, buffer.n_envs
         self.n_steps = buffer.n_steps
         n_rows = self.n_slots * self.n_envs
-        self.frames = _frames_of(buffer, device)
+        kind = _StackedFrames if isinstance(_storage(buffer), FrameStorage) else _WholeObservations
+        self.frames = kind(buffer, device)
         self.actions = self._zeros((n_rows, buffer.action_dim), _torch_type(buffer.actions.dtype))
         self.rewards = self._zeros((n_rows,), th.float32)
         self.ends, self.terminals = self._zeros((n_rows,), th.bool), self._zeros((n_rows,), th.bool)
@@ -332,11 +333,6 @@ class _StackedFrames:
     def observations(self, rows: th.Tensor, which: int) -> th.Tensor:
         # In 64 bits: compiled code multiplies by the size of a frame before it widens
         return self.storage.stacked(self.frames[self.places[which, rows].long()])
-
-
-def _frames_of(buffer: RainbowReplayBuffer, device: th.device) -> _WholeObservations | _StackedFrames:
-    kind = _StackedFrames if isinstance(_storage(buffer), FrameStorage) else _WholeObservations
-    return kind(buffer, device)
 
 
 def _storage(buffer: RainbowReplayBuffer) -> Any:

@@ -145,10 +145,7 @@ class AleVecEnv(VecEnv):
         """
         actions = np.asarray(actions)
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-        fits = np.issubdtype(actions.dtype, np.integer) and actions.shape in (
-            (self.num_envs,),
-            (self.num_envs, 1),
-        )
+        fits = np.issubdtype(actions.dtype, np.integer) and actions.shape in ((self.num_envs,), (self.num_envs, 1))
         if not (fits and 0 <= actions.min() <= actions.max() < n_actions):
             raise ValueError(
                 f"actions={actions!r} must be {self.num_envs} integers of 0 to {n_actions - 1}, one for each game"

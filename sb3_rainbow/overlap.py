@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
@@ -11,8 +11,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-
-SelfOverlappingDQN = TypeVar("SelfOverlappingDQN", bound="OverlappingDQN")
 
 
 class BusyWhileStepping(VecEnvWrapper):
@@ -83,9 +81,7 @@ class OverlappingDQN(DQN):
             )
         self.__dict__ |= _OUTSIDE_LEARN
 
-    def learn(
-        self: SelfOverlappingDQN, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
-    ) -> SelfOverlappingDQN:
+    def learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Self:
         self._overlaps = self.overlap
         if self.overlap:
             given = callback if isinstance(callback, list) else [callback] if callback is not None else []

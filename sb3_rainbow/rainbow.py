@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
@@ -41,8 +41,6 @@ from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, Rainbow
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
 from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite, shows_returns
-
-SelfRainbowDQN = TypeVar("SelfRainbowDQN", bound="RainbowDQN")
 
 
 class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
@@ -432,14 +430,14 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         return actions, state
 
     def learn(
-        self: SelfRainbowDQN,
+        self,
         total_timesteps: float,
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str = "RainbowDQN",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfRainbowDQN:
+    ) -> Self:
         """
         Train for a number of env steps.
 

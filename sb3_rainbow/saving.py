@@ -3,33 +3,28 @@
 import json
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterable
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable
+from typing import Any, Self
 
 import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
-from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import known_device
 from sb3_rainbow.buffers import RainbowReplayBuffer, end_trajectories
-from sb3_rainbow.checking import NETWORK_SWITCHES
+from sb3_rainbow.checking import NETWORK_SWITCHES, CheckingDQN
 from sb3_rainbow.files import PathOrFile, written_beside
-
-SelfSavingDQN = TypeVar("SelfSavingDQN", bound="SavingDQN")
 
 _TARGET_PREFIX = "q_net_target."
 _ALWAYS_SAVED = "prioritized_replay_beta"
 _BEGIN_A_NEW_ONE = "pass replay_buffer=None to load(), which begins a new one"
 
 
-class SavingDQN(DQN):
+class SavingDQN(CheckingDQN):
     """DQN whose files are written beside and renamed, and checked when they are read."""
 
     _play_only = False
-    _warn_of_idle_switches: Callable[[], None]
-    _require_one_env_for_episodes: Callable[[], None]
 
     def save(
         self,
@@ -95,14 +90,14 @@ class SavingDQN(DQN):
 
     @classmethod
     def load(
-        cls: type[SelfSavingDQN],
+        cls,
         path: PathOrFile,
         env: GymEnv | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         *args: Any,
         **kwargs: Any,
-    ) -> SelfSavingDQN:
+    ) -> Self:
         """
         Load the model from a zip-file; see SB3's ``BaseAlgorithm.load`` for the other arguments.
 
@@ -176,7 +171,7 @@ class SavingDQN(DQN):
             "number of envs": (loaded.n_envs, self.n_envs),
         }
         remedy = "load it into a model like the one that it was saved with, or move the file away and go on without it"
-        _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priorities(loaded), remedy)
+        _require_equal(f"the replay buffer in {path}", spaces_and_envs | self._priority_arguments(loaded), remedy)
         with_windows = RainbowReplayBuffer | NStepReplayBuffer
         if isinstance(before, with_windows) and isinstance(loaded, with_windows):
             # This model's, not those of the model that the buffer was saved with
@@ -187,7 +182,7 @@ class SavingDQN(DQN):
         if type(loaded) is not self.replay_buffer_class:
             self._warn_of_idle_switches()
 
-    def _priorities(self, loaded: ReplayBuffer) -> dict[str, tuple[Any, Any]]:
+    def _priority_arguments(self, loaded: ReplayBuffer) -> dict[str, tuple[Any, Any]]:
         """
         :param loaded: to take the place of the model's replay buffer
         :return: what the priorities of both depend on, by name
@@ -205,7 +200,7 @@ class SavingDQN(DQN):
         :raises ValueError: when ``load`` was given other switches than those that it was made with
         """
         remedy = f"leave that argument out, or {_BEGIN_A_NEW_ONE}"
-        _require_equal("the replay buffer that was saved with the model", self._priorities(saved), remedy)
+        _require_equal("the replay buffer that was saved with the model", self._priority_arguments(saved), remedy)
         self.replay_buffer = saved
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:

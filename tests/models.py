@@ -2,6 +2,7 @@
 
 import copy
 
+import torch as th
 from envs import Corridor
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -30,3 +31,18 @@ class Record(BaseCallback):
     def _on_step(self):
         self.values.append(self.function(self))
         return True
+
+
+def interrupt_at(env_step):
+    """Stops learn() as Ctrl-C does."""
+
+    def interrupt(callback):
+        if callback.num_timesteps == env_step:
+            raise KeyboardInterrupt
+
+    return Record(interrupt)
+
+
+def equal_weights(first, second):
+    first, second = first.policy.state_dict(), second.policy.state_dict()
+    return first.keys() == second.keys() and all(th.equal(first[key], second[key]) for key in first)

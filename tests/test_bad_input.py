@@ -348,8 +348,6 @@ def test_episodes_of_several_envs(tmp_path):
 def test_policies_that_do_not_suit_the_observations():
     with pytest.raises(ValueError, match="NatureConv needs an image"):
         RainbowDQN("CnnPolicy", "CartPole-v1")
-    with pytest.raises(ValueError, match="MultiInputPolicy"):
-        RainbowDQN("MlpPolicy", Corridor(observation="dict"))
     env = Corridor(observation="image")
     env.observation_space = spaces.Box(0, 255, (3, 20, 20), np.uint8)
     with pytest.raises(ValueError, match=r"\(3, 20, 20\) are too small for the convolutions of NatureConv"):

@@ -1,6 +1,7 @@
 """The house: a file imports only from files on lower floors, or from those above it on its own."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,6 @@ def test_every_file_has_a_floor():
 
 @pytest.mark.parametrize("name", RANKS)
 def test_imports_come_from_above_in_the_list(name):
-    import sys
-
     for module in imports(PACKAGE / f"{name}.py"):
         package, _, rest = module.partition(".")
         if package == "sb3_rainbow":

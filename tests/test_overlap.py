@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from envs import Corridor
 from gymnasium import spaces
-from models import SMALL, Record, corridors, make
+from models import SMALL, corridors, interrupt_at, make
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
@@ -185,12 +185,8 @@ def test_a_subclass_trains_as_often_with_overlap():
 def test_overlap_owes_nothing_after_an_error(tmp_path):
     model = make(corridors(2), overlap=True)
 
-    def stop(callback):
-        if callback.num_timesteps == 100:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        model.learn(240, Record(stop))
+        model.learn(240, interrupt_at(100))
     updates = model._n_updates
     model.train(1, 16)
     assert model._n_updates == updates + 1

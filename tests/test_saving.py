@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 from envs import Corridor
-from models import SMALL
+from models import SMALL, equal_weights
 from stable_baselines3 import DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -26,15 +26,10 @@ def model():
     return RainbowDQN("MlpPolicy", make_vec_env("CartPole-v1", 2), **SMALL).learn(200)
 
 
-def same_weights(first, second):
-    first, second = first.policy.state_dict(), second.policy.state_dict()
-    return first.keys() == second.keys() and all(th.equal(first[key], second[key]) for key in first)
-
-
 def test_all_that_training_needs_is_saved(model, tmp_path):
     model.save(tmp_path / "model.zip")
     loaded = RainbowDQN.load(tmp_path / "model")
-    assert same_weights(model, loaded)
+    assert equal_weights(model, loaded)
     assert loaded.prioritized_replay_beta == model.prioritized_replay_beta == 1.0
     assert loaded.num_timesteps == 200
     assert loaded.replay_buffer_class is RainbowReplayBuffer
@@ -46,7 +41,7 @@ def test_file_objects(model):
     file = io.BytesIO()
     model.save(file)
     file.seek(0)
-    assert same_weights(model, RainbowDQN.load(file))
+    assert equal_weights(model, RainbowDQN.load(file))
 
 
 def test_training_from_a_saved_model_and_buffer_goes_on_as_if_nothing_had_happened(tmp_path):
@@ -68,7 +63,7 @@ def test_training_from_a_saved_model_and_buffer_goes_on_as_if_nothing_had_happen
     loaded = RainbowDQN.load(tmp_path / "model", env=Corridor(length=1000))
     loaded.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=False)
     assert loaded.replay_buffer.sampler.max_priority == other.replay_buffer.sampler.max_priority
-    assert same_weights(go_on(other), go_on(loaded))
+    assert equal_weights(go_on(other), go_on(loaded))
     np.testing.assert_array_equal(
         other.replay_buffer.sampler.tree[np.arange(500)], loaded.replay_buffer.sampler.tree[np.arange(500)]
     )
@@ -215,7 +210,7 @@ def test_a_file_system_without_permissions(model, tmp_path):
     path.touch()
     with patch("os.chmod", side_effect=PermissionError):
         model.save(path)
-    assert same_weights(model, RainbowDQN.load(path))
+    assert equal_weights(model, RainbowDQN.load(path))
 
 
 def test_a_link_stays_a_link(model, tmp_path):
@@ -223,7 +218,7 @@ def test_a_link_stays_a_link(model, tmp_path):
     (tmp_path / "link.zip").symlink_to(tmp_path / "real" / "model.zip")
     model.save(tmp_path / "link.zip")
     assert (tmp_path / "link.zip").is_symlink()
-    assert same_weights(model, RainbowDQN.load(tmp_path / "real" / "model.zip"))
+    assert equal_weights(model, RainbowDQN.load(tmp_path / "real" / "model.zip"))
 
 
 def test_missing_folders_and_suffixes_are_added(model, tmp_path):

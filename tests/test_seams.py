@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from envs import Corridor
-from models import Record, corridors, make
+from models import corridors, interrupt_at, make
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
@@ -84,13 +84,9 @@ def test_training_goes_on_from_where_the_env_stands_after_a_callback_stops(norma
 
 @ends_early
 def test_the_env_is_reset_after_an_error_as_nobody_knows_where_it_stands():
-    def fail(callback):
-        if callback.num_timesteps == 4:
-            raise KeyboardInterrupt
-
     model = make(corridors(1, length=100), n_steps=3, gamma=1.0, train_freq=1)
     with pytest.raises(KeyboardInterrupt):
-        model.learn(10, Record(fail))
+        model.learn(10, interrupt_at(4))
     model.learn(6, reset_num_timesteps=False)
     sample = model.replay_buffer._get_samples(np.arange(model.replay_buffer.pos))
     assert sample.observations.tolist() == [[1, 0], [1, 1], [1, 2], *([2, step] for step in range(6))]
@@ -141,16 +137,12 @@ def test_no_window_runs_across_a_step_that_is_refused():
 def test_no_goal_of_hindsight_comes_from_beyond_a_reset(how):
     """Episodes have 10 steps. That SB3's learn() resets the env is no news to its HerReplayBuffer."""
 
-    def fail(callback):
-        if callback.num_timesteps == 14:
-            raise KeyboardInterrupt
-
     other = {"replay_buffer_class": HerReplayBuffer, "n_steps": 1, "prioritized_replay": False}
     env = BitFlippingEnv(10, continuous=False)
     model = make(env, "MultiInputPolicy", **other, train_freq=1, learning_starts=1000)
     if how == "error":
         with pytest.raises(KeyboardInterrupt):
-            model.learn(30, Record(fail))
+            model.learn(30, interrupt_at(14))
     elif how == "callback":
         model.learn(30, StopTrainingOnMaxEpisodes(1))
     else:
@@ -171,15 +163,11 @@ def test_no_goal_of_hindsight_comes_from_beyond_a_reset(how):
 
 @ends_early
 def test_no_next_observation_comes_from_beyond_a_reset_where_rows_share_it():
-    def fail(callback):
-        if callback.num_timesteps == 4:
-            raise KeyboardInterrupt
-
     other = {"replay_buffer_class": ReplayBuffer, "optimize_memory_usage": True, "n_steps": 1}
     other["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
     model = make(corridors(1, length=100), **other, prioritized_replay=False, train_freq=1)
     with pytest.raises(KeyboardInterrupt):
-        model.learn(10, Record(fail))
+        model.learn(10, interrupt_at(4))
     model.learn(3, reset_num_timesteps=False)
     assert model.replay_buffer.observations[:5, 0].tolist() == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1]]
     assert model.replay_buffer.dones[:6, 0].tolist() == [0, 0, 1, 0, 0, 0]
