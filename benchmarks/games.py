@@ -84,11 +84,10 @@ def train(learner: str, game: str, seed: int, device: str, steps: int, results: 
     if table.exists():
         raise ValueError(f"results={table} is there already: write --results with another folder, or remove it")
     th.set_num_threads(1)
+    results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         make(learner, game, seed, device, folder).learn(steps)
-        curve = read_curve(Path(folder), FRAMES_PER_STEP)
-    results.mkdir(parents=True, exist_ok=True)
-    curve.to_csv(table, index=False)
+        read_curve(Path(folder), FRAMES_PER_STEP).to_csv(table, index=False)
 
 
 def runs(game: str, results: Path) -> dict[str, pd.DataFrame]:

@@ -28,8 +28,8 @@ def versions() -> str:
     """
     :return: versions of Python and of the packages that results depend on
     """
-    packages = ["sb3_rainbow", "stable_baselines3", "torch", "gymnasium", "ale-py", "numpy"]
-    packages += [name for name in ("numba", "cpprb", "tianshou") if importlib.util.find_spec(name)]
+    packages = ["sb3_rainbow", "stable_baselines3", "torch", "gymnasium", "numpy"]
+    packages += [name for name in ("ale_py", "numba", "cpprb", "tianshou") if importlib.util.find_spec(name)]
     return " ".join([f"python={platform.python_version()}", *(f"{name}={version(name)}" for name in packages)])
 
 
@@ -40,10 +40,11 @@ def write_table(name: str, rows: list[dict[str, Any]]) -> None:
     """
     folder = Path(__file__).parent / "results"
     folder.mkdir(parents=True, exist_ok=True)
+    made_on = {"machine": describe_machine(), "versions": versions()}
     with (folder / name).open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "machine", "versions"])
+        writer = csv.DictWriter(file, [*rows[0], *made_on])
         writer.writeheader()
-        writer.writerows(row | {"machine": describe_machine(), "versions": versions()} for row in rows)
+        writer.writerows(row | made_on for row in rows)
 
 
 def check_device(device: str) -> None:

@@ -1,6 +1,7 @@
 """Ground floor: what this machine has: memory that the process can still take, and fast bfloat16."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,8 +21,7 @@ def available_memory(root: Path = Path("/")) -> int:
     :return: bytes
     """
     available = psutil.virtual_memory().available
-    groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.exists() else []:  # Linux alone has it
+    for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             mount, version = root / "sys/fs/cgroup", _VERSION_2
@@ -36,12 +36,18 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _room(group: Path, limit: str, used: str, files: tuple[str, str]) -> int:
-    if not ((group / limit).exists() and (group / used).exists()) or (group / limit).read_text().strip() == "max":
+    allowed, taken = (_text(group / name).strip() for name in (limit, used))
+    if not (allowed.isdigit() and taken.isdigit()):  # "max", or there is no such limit
         return sys.maxsize
-    stat = group / "memory.stat"  # not every container shows it
-    kept = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
-    taken = int((group / used).read_text()) - sum(int(kept.get(name, 0)) for name in files)
-    return max(int((group / limit).read_text()) - taken, 0)
+    kept = dict(line.split() for line in _text(group / "memory.stat").splitlines())
+    return max(int(allowed) - int(taken) + sum(int(kept.get(name, 0)) for name in files), 0)
+
+
+def _text(file: Path) -> str:
+    """What Linux says there: other systems have no such files, nor has every container, and a group may end"""
+    with suppress(OSError):
+        return file.read_text()
+    return ""
 
 
 def bfloat16_is_faster(device_type: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -6,6 +6,7 @@ import warnings
 from typing import Any, Self
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.dqn.dqn import DQN
@@ -25,6 +26,7 @@ from sb3_rainbow.buffers import RainbowReplayBuffer
 
 NETWORK_SWITCHES = ("dueling", "noisy", "distributional")
 _OF_BUFFER = ("n_steps", "gamma", "prioritized_replay", "prioritized_replay_alpha", "prioritized_replay_beta0")
+_ROUNDING = 1e-12  # so far below 0 a learning rate may be that is meant to be 0
 _OTHER_SWITCHES = ("double_q", "prioritized_replay", "amp", "compile", "overlap", "optimize_memory_usage")
 _FRACTIONS = ("tau", "gamma", "prioritized_replay_alpha", "prioritized_replay_beta0")
 _EPSILON = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
@@ -116,6 +118,25 @@ class CheckingDQN(DQN):
                 f"train_freq={train_freq!r} counts episodes, which needs a single env, not {self.n_envs}: count steps, "
                 'such as (4, "step")'
             )
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """
+        As SB3's. The last rollout may go beyond ``total_timesteps``: schedules that fall to 0 go on below it there, as
+        in DQN, and those that are not defined there stay where they end.
+
+        :raises ValueError: when the rate is below 0 before that, or not finite
+        """
+        is_beyond = self._current_progress_remaining < 0
+        try:
+            super()._update_learning_rate(optimizers)
+            rate = self.policy.optimizer.param_groups[0]["lr"]
+            if not (is_beyond and rate < 0) and not -_ROUNDING < rate < 0:
+                number("learning_rate", rate, 0, hint=f"at env step {self.num_timesteps}")
+        except (ArithmeticError, TypeError, ValueError):
+            if not is_beyond:
+                raise
+            self._current_progress_remaining = 0.0
+            super()._update_learning_rate(optimizers)
 
     def _require_agreement(self, buffer_arguments: dict[str, Any]) -> None:
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):

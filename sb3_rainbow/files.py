@@ -31,13 +31,23 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    # Cut, as there are names of up to 255 bytes
+    beside = path.with_name(f".{path.name[:50]}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         if path.exists():
             beside.touch(mode=0o600)  # it may be for some eyes only
         yield beside
         with suppress(OSError):  # there may be none yet, and not every file system has permissions
             shutil.copymode(path, beside)
-        os.replace(beside, path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise
+    try:
+        os.replace(beside, path)
+    except OSError:  # as with a single file that is mounted into a container
+        try:
+            shutil.copyfile(beside, path)
+        except OSError as error:
+            error.add_note(f"What was to be saved is complete in {beside}: move it away")
+            raise
+        beside.unlink()

@@ -1,6 +1,5 @@
 """Third floor: the algorithm."""
 
-import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -259,10 +258,6 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
 
     def _make_gradient_steps(self, gradient_steps: int, batch_size: int) -> None:
         self._update_learning_rate(self.policy.optimizer)
-        rate = self.policy.optimizer.param_groups[0]["lr"]
-        # The last rollout may go beyond total_timesteps, and a schedule that falls to 0 below it there, as in DQN
-        lowest = 0 if self._current_progress_remaining >= 0 else -math.inf
-        number("learning_rate", rate, lowest, hint=f"at env step {self.num_timesteps}")
         self._update_buffer()
         assert self.replay_buffer is not None
         captured = self._captured_steps(RainbowDQN)

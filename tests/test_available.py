@@ -1,5 +1,6 @@
 """How much memory the process can still take."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -75,6 +76,19 @@ def test_a_container_may_show_less(root, missing, expected):
     control_group(root, V2, 600, 300, 120)
     (root / V2 / missing).unlink()
     assert available_memory(root) == expected
+
+
+def test_a_control_group_may_end_meanwhile(root, monkeypatch):
+    def read_text(file):
+        if file.name == "memory.max":
+            raise OSError(19, "No such device")
+        return read(file)
+
+    process_in(root, "0::/")
+    control_group(root, V2, 600, 300, 120)
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert available_memory(root) == 1000
 
 
 def test_where_there_are_no_control_groups(root):

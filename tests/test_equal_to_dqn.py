@@ -1,6 +1,7 @@
 """With switches off, SB3's DQN: the same weights, bit for bit."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rainbow import RainbowDQN
@@ -58,6 +60,25 @@ def test_a_rate_that_falls_to_zero_and_below_where_the_last_rollout_oversteps(tr
     assert ours.num_timesteps > 500
     assert theirs.policy.optimizer.param_groups[0]["lr"] < 0
     assert equal_weights(ours, theirs)
+
+
+@pytest.mark.parametrize("rate", [np.sqrt, math.sqrt, lambda progress: progress**0.5])
+def test_a_rate_that_is_not_defined_where_the_last_rollout_oversteps_stays_at_its_end(rate):
+    """DQN would learn from a rate that is not a number, or raise an error."""
+    kwargs = {**OFF, **ALIKE, "train_freq": 8, "learning_rate": lambda progress: 1e-3 * rate(progress)}
+    with np.errstate(invalid="ignore"):
+        model = RainbowDQN("MlpPolicy", "CartPole-v1", **kwargs).learn(500)
+    assert model.num_timesteps == 504
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+
+
+def test_a_rate_that_is_zero_but_for_rounding():
+    """SB3's own schedule is -5e-20 after 950 env steps of 1,000."""
+    schedule = LinearSchedule(3e-4, 0, 0.95)
+    assert -1e-18 < schedule(1 - 0.95) < 0
+    kwargs = {**OFF, **ALIKE, "train_freq": 1, "learning_rate": schedule}
+    RainbowDQN("MlpPolicy", "CartPole-v1", **kwargs).learn(1000)
 
 
 @pytest.mark.parametrize("switch", ["double_q", "dueling", "noisy", "distributional", "prioritized_replay"])

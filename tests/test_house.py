@@ -35,7 +35,7 @@ FLOORS = [
         "policies": {"numpy", "torch", "gymnasium", "stable_baselines3"},
         "device_replay": {"numpy", "torch"},
         "captured": {"torch"},
-        "checking": {"numpy", "gymnasium", "stable_baselines3"},
+        "checking": {"numpy", "torch", "gymnasium", "stable_baselines3"},
         "saving": {"torch", "stable_baselines3"},
         "overlap": {"numpy", "stable_baselines3"},
         "watch": {"numpy", "torch", "stable_baselines3"},

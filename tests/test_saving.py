@@ -205,6 +205,27 @@ def test_a_file_for_some_eyes_only_stays_so(model, tmp_path):
     assert [*modes, stat.S_IMODE(path.stat().st_mode)] == [0o600, 0o600]
 
 
+def test_a_file_that_cannot_be_replaced_is_written_into(model, tmp_path):
+    """Such as one that is mounted by itself into a container."""
+    path = tmp_path / "model.zip"
+    with patch("os.replace", side_effect=OSError(16, "Device or resource busy")):
+        model.save(path)
+        assert list(tmp_path.iterdir()) == [path]
+        assert equal_weights(model, RainbowDQN.load(path))
+        denied = patch("shutil.copyfile", side_effect=PermissionError("denied"))
+        with denied, pytest.raises(PermissionError, match="denied") as error:
+            model.save(path)
+    (kept,) = (file for file in tmp_path.iterdir() if file != path)
+    assert str(kept) in error.value.__notes__[0]
+    assert equal_weights(model, RainbowDQN.load(kept))
+
+
+def test_a_name_of_255_bytes(model, tmp_path):
+    path = tmp_path / ("ä" * 124 + "abc.zip")
+    model.save(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_system_without_permissions(model, tmp_path):
     path = tmp_path / "model.zip"
     path.touch()
