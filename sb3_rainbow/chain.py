@@ -45,6 +45,7 @@ class Chain:
         self.head, self.dueling, self.dtype = network.head, network.dueling, dtype
         self.scale = network.image_scale
         extractor = network.features_extractor
+        self.extractor: Any = extractor
         self.input_norm = isinstance(extractor, ConvExtractor) and extractor.input_norm
         images = list(extractor.cnn) if isinstance(extractor, ConvExtractor) else [extractor]
 
@@ -122,8 +123,9 @@ class Chain:
             if has_weights:
                 weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
                 if isinstance(module, nn.Conv2d):
-                    if index == 0 and self.scale is not None and not self.input_norm:
-                        weight = weight * self.scale
+                    if index == 0 and not self.input_norm:
+                        bias = self.extractor.centred_bias(weight, bias)
+                        weight = weight if self.scale is None else weight * self.scale
                     weight, bias = _blocks_of_weights(weight, module).to(self.dtype), bias.to(self.dtype)
                 weights += [weight, bias]
         remaining_noise = iter(noise)

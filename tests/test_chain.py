@@ -37,6 +37,8 @@ CASES = [
     (IMAGES, {"features_extractor_class": Uneven, "dueling": False}),
     (IMAGES, {"features_extractor_class": Uneven, "features_extractor_kwargs": {"layer_norm": True}}),
     (IMAGES, {"features_extractor_class": DataEfficientConv, "features_extractor_kwargs": {"input_norm": True}}),
+    (IMAGES, {"features_extractor_class": Uneven, "features_extractor_kwargs": {"input_mean": 0.4}}),
+    (IMAGES, {"normalize_images": False, "features_extractor_kwargs": {"input_mean": -90}}),
     (IMAGES, {"distributional": False, "dueling_aggregation": "max", "noise": "independent", "net_arch": [12]}),
     (IMAGES, {"noisy": False, "normalize_images": False, "net_arch": []}),
     (VECTORS, {}),

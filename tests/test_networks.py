@@ -86,6 +86,22 @@ def test_normalization_is_of_each_observation_by_itself(extractor_class, layer_n
     assert sum(p.numel() for p in extractor.parameters()) - plain == learned
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_mean_of_the_input_is_subtracted_from_scaled_pixels(layer_norm):
+    set_random_seed(0)
+    extractor = DataEfficientConv(ATARI, layer_norm=layer_norm, input_mean=0.4)
+    bare = DataEfficientConv(ATARI, layer_norm=layer_norm)
+    bare.load_state_dict(extractor.state_dict())
+    pixels = th.randint(0, 256, (3, *ATARI.shape), dtype=th.uint8).float()
+    expected = bare(pixels / 255 - 0.4)
+    th.testing.assert_close(extractor(pixels / 255), expected, rtol=0, atol=1e-5)
+    th.testing.assert_close(extractor.forward_scaled(pixels, 1 / 255), expected, rtol=0, atol=1e-5)
+    weights = extractor.cnn[0].weight, bare.cnn[0].weight
+    gradients = [th.autograd.grad(outputs.square().sum(), weight)[0] for outputs, weight in
+                 ((extractor.forward_scaled(pixels, 1 / 255), weights[0]), (expected, weights[1]))]  # fmt: skip
+    th.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
 def test_only_bytes_are_prepared_in_bfloat16():
     """They are exact in it. Of floats what input_norm is for would be lost: beside 0.9 its numbers are 0.004 apart."""
     space = spaces.Box(0, 1, (1, 40, 40), np.float32)
