@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, dueling_outputs, has_hooks, normalized
 from sb3_rainbow.noisy import NoisyLinear, factorised_noise
 
-Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer, as ``set_noise`` takes it
+Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer, as ``set_noise`` takes it, of one sample
 
 
 # Those that see one number at a time, so that it makes no difference that both streams are in one row
@@ -68,8 +68,9 @@ class Chain:
         if isinstance(extractor, ConvExtractor):
             own = type(extractor)
             is_ours = own.forward is ConvExtractor.forward and own.forward_scaled is ConvExtractor.forward_scaled
-            is_ours = is_ours and type(extractor.cnn) is nn.Sequential
-            is_known = is_ours and all(map(_is_known_of_images, extractor.cnn))
+            is_known = is_ours and type(extractor.cnn) is nn.Sequential and all(map(_is_known_of_images, extractor.cnn))
+            is_centred = extractor.input_norm or extractor.input_mean
+            is_known = is_known and (not is_centred or type(extractor.cnn[0]) is nn.Conv2d)
         else:
             is_known = type(extractor) is FlattenExtractor
         if not all(type(stream) is nn.Sequential for stream in network.streams):

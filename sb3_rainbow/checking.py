@@ -1,6 +1,7 @@
 """Second floor: whether the arguments of a model lie in their ranges, and fit together and to its environment."""
 
 import inspect
+import math
 import os
 import warnings
 from typing import Any, Self
@@ -122,7 +123,7 @@ class CheckingDQN(DQN):
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """
         As SB3's. The last rollout may go beyond ``total_timesteps``: schedules that fall to 0 go on below it there, as
-        in DQN, and those that are not defined there stay where they end.
+        in DQN, and those that have no number there stay where they end.
 
         :raises ValueError: when the rate is below 0 before that, or not finite
         """
@@ -130,13 +131,13 @@ class CheckingDQN(DQN):
         try:
             super()._update_learning_rate(optimizers)
             rate = self.policy.optimizer.param_groups[0]["lr"]
-            if not (is_beyond and rate < 0) and not -_ROUNDING < rate < 0:
-                number("learning_rate", rate, 0, hint=f"at env step {self.num_timesteps}")
+            rate = 0.0 if -_ROUNDING < rate < 0 else rate
+            number("learning_rate", rate, -math.inf if is_beyond else 0, hint=f"at env step {self.num_timesteps}")
         except (ArithmeticError, TypeError, ValueError):
             if not is_beyond:
                 raise
             self._current_progress_remaining = 0.0
-            super()._update_learning_rate(optimizers)
+            self._update_learning_rate(optimizers)
 
     def _require_agreement(self, buffer_arguments: dict[str, Any]) -> None:
         if self.replay_buffer_class is None or issubclass(self.replay_buffer_class, RainbowReplayBuffer):

@@ -46,7 +46,7 @@ class AleVecEnv(VecEnv):
     :param terminal_on_life_loss: a lost life ends the episode, but not the game, nor its score
     :param clip_reward: the agent gets the sign of the reward
     :param action_repeat_probability: that an emulator frame repeats the last action; 0: as the game's name has it, 0.25
-        for "Pong-v0", say
+        for "PongNoFrameskip-v0", say
     :param frame_stack: frames in an observation
     :param num_threads: 0: as many as there are games, but not more than processors
     :param exact_gray: make frames gray as SB3 does, after the brighter of two is taken: slower
@@ -229,9 +229,9 @@ class AleVecEnv(VecEnv):
             if self._ale is not None:
                 self._finish_step()
         finally:
+            self._ale = None  # ends its threads, and frees its emulators
             if self.results_writer is not None:
                 self.results_writer.close()
-            self._ale = None  # ends its threads, and frees its emulators
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """

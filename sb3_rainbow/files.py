@@ -1,5 +1,6 @@
 """Ground floor: files that are whole or not there."""
 
+import errno
 import io
 import os
 import pathlib
@@ -7,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 PathOrFile = str | pathlib.Path | io.BufferedIOBase
 
@@ -19,6 +21,7 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
     :param path: the file to write, with SB3's rules for a missing suffix and missing folders; or a file object
     :param suffix: to append where ``path`` has none, such as "zip"
     :return: what to write to
+    :raises OSError: when it cannot have its name; the message says where the complete file is then
     """
     if not isinstance(path, str | pathlib.Path):
         yield path
@@ -34,20 +37,27 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
     # Cut, as there are names of up to 255 bytes
     beside = path.with_name(f".{path.name[:50]}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        if path.exists():
-            beside.touch(mode=0o600)  # it may be for some eyes only
-        yield beside
+        own_mode = partial(os.open, mode=0o600) if path.exists() else None  # it may be for some eyes only
+        with open(beside, "wb", opener=own_mode) as file:
+            yield file
         with suppress(OSError):  # there may be none yet, and not every file system has permissions
             shutil.copymode(path, beside)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
     try:
-        os.replace(beside, path)
-    except OSError:  # as with a single file that is mounted into a container
-        try:
-            shutil.copyfile(beside, path)
-        except OSError as error:
+        _move(beside, path)
+    except BaseException as error:
+        if beside.exists():
             error.add_note(f"What was to be saved is complete in {beside}: move it away")
+        raise
+
+
+def _move(source: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
             raise
-        beside.unlink()
+        shutil.copyfile(source, target)  # a single file that is mounted into a container cannot be replaced
+        source.unlink()

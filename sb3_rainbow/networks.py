@@ -32,12 +32,15 @@ class ConvExtractor(BaseFeaturesExtractor):
         scale and shift for each filter (https://arxiv.org/abs/1607.06450)
     :param input_norm: normalize each observation as a whole before the first convolution, so that what is small on a
         bright ground counts for as much as the ground
-    :param input_mean: subtract this from the scaled pixels, to the same end where it is known: it takes no time
-    :raises ValueError: when the space is no image, or one too small for the convolutions, or on what is no switch
+    :param input_mean: subtract this from the scaled pixels, to the same end where screens have one brightness: in
+        gradient steps it takes no time
+    :raises ValueError: when the space is no image, or one too small for the convolutions, or on what is no switch or
+        number
     """
 
     layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
     default_net_arch: ClassVar[list[int]] = [512]  # of each stream behind it
+    input_norm, input_mean = False, 0.0
 
     def __init__(
         self,
@@ -86,7 +89,8 @@ class ConvExtractor(BaseFeaturesExtractor):
         """
         :param weight: of the first convolution
         :param bias: the same
-        :return: the bias with which it puts out the same without subtracting the mean of the input
+        :return: the bias with which it puts out the same without subtracting the mean of the input, if nothing is
+            padded
         """
         return bias - self.input_mean * weight.sum(dim=(1, 2, 3)) if self.input_mean else bias
 
@@ -102,6 +106,8 @@ class ConvExtractor(BaseFeaturesExtractor):
         first: Any = self.cnn[0] if type(self.cnn) is nn.Sequential else None
         is_ours = type(self).forward is ConvExtractor.forward and type(first) is nn.Conv2d
         if not is_ours or any(has_hooks(module) for module in (self, self.cnn, first)):
+            return self(observations * scale)
+        if self.input_mean and (first.padding != (0, 0) or first.bias is None):
             return self(observations * scale)
         if self.input_norm:
             return self.cnn(normalized(observations, scale))

@@ -299,8 +299,16 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         require_finite(self.num_timesteps, loss=loss, gradient_norm=grad_norm)
         self.policy.optimizer.step()
         buffer: Any = self.replay_buffer
-        if self.prioritized_replay and hasattr(buffer, "update_priorities") and hasattr(batch, "indices"):
-            buffer.update_priorities(batch.indices, priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps)
+        if self.prioritized_replay and hasattr(buffer, "update_priorities"):
+            if hasattr(batch, "indices"):
+                new = priorities.squeeze(1).cpu().numpy() + self.prioritized_replay_eps
+                buffer.update_priorities(batch.indices, new)
+            else:
+                warnings.warn(
+                    f"prioritized_replay=True has no effect with this {type(buffer).__name__}, as its batches have no "
+                    "``indices``: name them so, or write prioritized_replay=False",
+                    stacklevel=2,
+                )
         return {"loss": loss, "grad_norm": grad_norm, **log}
 
     def _loss(

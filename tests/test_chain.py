@@ -130,6 +130,12 @@ class OwnForwardOfScaledImages(NatureConv):
         return super().forward_scaled(observations, scale) * 2
 
 
+class Shifted(DataEfficientConv):
+    def __init__(self, observation_space, **kwargs):
+        super().__init__(observation_space, **kwargs)
+        self.cnn = nn.Sequential(nn.ReLU(), *self.cnn)
+
+
 class Padded(ConvExtractor):
     layers = ((8, 5, 5), (8, 5, 5))
 
@@ -153,6 +159,8 @@ class Pooled(BaseFeaturesExtractor):
         (IMAGES, {"features_extractor_class": OwnForwardOfScaledImages}),
         (IMAGES, {"features_extractor_class": Padded}),
         (IMAGES, {"features_extractor_class": Pooled}),
+        (IMAGES, {"features_extractor_class": Shifted, "features_extractor_kwargs": {"input_norm": True}}),
+        (IMAGES, {"features_extractor_class": Shifted, "features_extractor_kwargs": {"input_mean": 0.4}}),
         (VECTORS, {"activation_fn": nn.PReLU}),
         (VECTORS, {"activation_fn": partial(nn.Softmax, dim=1)}),  # of both streams together it would be another
         (VECTORS, {"activation_fn": nn.RReLU}),  # depends on the mode, which target networks have of their own

@@ -102,6 +102,14 @@ def test_a_mean_of_the_input_is_subtracted_from_scaled_pixels(layer_norm):
     th.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("convolution", [nn.Conv2d(4, 8, 5, 5, bias=False), nn.Conv2d(4, 8, 5, 5, padding=2)])
+def test_a_mean_of_the_input_of_a_convolution_of_a_users(convolution):
+    extractor = DataEfficientConv(ATARI, input_mean=0.4)
+    extractor.cnn = nn.Sequential(convolution, nn.Flatten())
+    pixels = th.randint(0, 256, (3, *ATARI.shape), dtype=th.uint8).float()
+    th.testing.assert_close(extractor.forward_scaled(pixels, 1 / 255), extractor(pixels / 255), rtol=0, atol=1e-5)
+
+
 def test_only_bytes_are_prepared_in_bfloat16():
     """They are exact in it. Of floats what input_norm is for would be lost: beside 0.9 its numbers are 0.004 apart."""
     space = spaces.Box(0, 1, (1, 40, 40), np.float32)

@@ -212,11 +212,17 @@ def test_a_file_that_cannot_be_replaced_is_written_into(model, tmp_path):
         model.save(path)
         assert list(tmp_path.iterdir()) == [path]
         assert equal_weights(model, RainbowDQN.load(path))
-        denied = patch("shutil.copyfile", side_effect=PermissionError("denied"))
-        with denied, pytest.raises(PermissionError, match="denied") as error:
-            model.save(path)
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), OSError(16, "busy"), KeyboardInterrupt()])
+def test_what_cannot_have_its_name_is_kept_and_told_of(error, model, tmp_path):
+    path = tmp_path / "model.zip"
+    model.save(path)
+    move = patch("os.replace", side_effect=error), patch("shutil.copyfile", side_effect=error)
+    with move[0], move[1], pytest.raises(type(error)) as raised:
+        model.save(path)
     (kept,) = (file for file in tmp_path.iterdir() if file != path)
-    assert str(kept) in error.value.__notes__[0]
+    assert str(kept) in raised.value.__notes__[0]
     assert equal_weights(model, RainbowDQN.load(kept))
 
 
