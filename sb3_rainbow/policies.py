@@ -44,7 +44,7 @@ class RainbowPolicy(DQNPolicy):
     :param activation_fn: between linear layers
     :param features_extractor_class: a class, or its dotted name, which hyperparameter files can hold. Default: that of
         the class of the policy
-    :param features_extractor_kwargs: its arguments, such as ``dict(layer_norm=True, input_norm=True)`` for ours
+    :param features_extractor_kwargs: its arguments, such as ``dict(layer_norm=True, input_mean=0.4)`` for ours
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
     :param optimizer_kwargs: its arguments without the learning rate; Adam's default is
