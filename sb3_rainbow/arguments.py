@@ -43,9 +43,10 @@ def number(name: str, value: Any, low: float, high: float = math.inf, above: boo
     """
     if _is_finite_number(value) and low <= value <= high and not (above and value == low):
         return float(value)
-    start = f"above {low}" if above else f"of at least {low}"
+    start = f"a number above {low}" if above else f"a number of at least {low}"
+    start = "a finite number" if low == -math.inf else start
     end = "" if high == math.inf else f" and at most {high}"
-    raise ValueError(f"{name}={value!r} must be a number {start}{end}{hint and '; '}{hint}")
+    raise ValueError(f"{name}={value!r} must be {start}{end}{hint and '; '}{hint}")
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:

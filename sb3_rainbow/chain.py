@@ -9,7 +9,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, dueling_outputs, has_hooks, normalized
+from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, centred_bias, dueling_outputs, has_hooks, normalized
 from sb3_rainbow.noisy import NoisyLinear, factorised_noise
 
 Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer, as ``set_noise`` takes it, of one sample
@@ -45,8 +45,9 @@ class Chain:
         self.head, self.dueling, self.dtype = network.head, network.dueling, dtype
         self.scale = network.image_scale
         extractor = network.features_extractor
-        self.extractor: Any = extractor
-        self.input_norm = isinstance(extractor, ConvExtractor) and extractor.input_norm
+        self.input_norm, self.input_mean = False, 0.0
+        if isinstance(extractor, ConvExtractor):
+            self.input_norm, self.input_mean = extractor.input_norm, extractor.input_mean
         images = list(extractor.cnn) if isinstance(extractor, ConvExtractor) else [extractor]
 
         def layer(module: nn.Module) -> _Layer:
@@ -125,7 +126,7 @@ class Chain:
                 weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
                 if isinstance(module, nn.Conv2d):
                     if index == 0 and not self.input_norm:
-                        bias = self.extractor.centred_bias(weight, bias)
+                        bias = centred_bias(weight, bias, self.input_mean)
                         weight = weight if self.scale is None else weight * self.scale
                     weight, bias = _blocks_of_weights(weight, module).to(self.dtype), bias.to(self.dtype)
                 weights += [weight, bias]

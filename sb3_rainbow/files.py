@@ -59,5 +59,6 @@ def _move(source: pathlib.Path, target: pathlib.Path) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        shutil.copyfile(source, target)  # a single file that is mounted into a container cannot be replaced
+        # A single file that is mounted into a container cannot be replaced. A crash here leaves ``source``
+        shutil.copyfile(source, target)
         source.unlink()

@@ -85,15 +85,6 @@ class ConvExtractor(BaseFeaturesExtractor):
             return self.cnn(normalized(observations))
         return self.cnn(observations - self.input_mean if self.input_mean else observations)
 
-    def centred_bias(self, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-        """
-        :param weight: of the first convolution
-        :param bias: the same
-        :return: the bias with which it puts out the same without subtracting the mean of the input, if nothing is
-            padded
-        """
-        return bias - self.input_mean * weight.sum(dim=(1, 2, 3)) if self.input_mean else bias
-
     def forward_scaled(self, observations: Any, scale: float) -> th.Tensor:
         """
         Scale the first weights, of which there are fewer, where that is the same as to scale the observations.
@@ -111,7 +102,7 @@ class ConvExtractor(BaseFeaturesExtractor):
             return self(observations * scale)
         if self.input_norm:
             return self.cnn(normalized(observations, scale))
-        bias = self.centred_bias(first.weight, first.bias)
+        bias = centred_bias(first.weight, first.bias, self.input_mean)
         return self.cnn[1:](first._conv_forward(observations, first.weight * scale, bias))
 
 
@@ -151,6 +142,16 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     # eps is that of scaled observations
     rows = F.layer_norm(channels_last, channels_last.shape[1:], eps=_NORM_EPS / scale**2)
     return rows.movedim(-1, 1)
+
+
+def centred_bias(weight: th.Tensor, bias: th.Tensor, mean: float) -> th.Tensor:
+    """
+    :param weight: (filters, channels, height, width) of a convolution that pads nothing
+    :param bias: (filters,)
+    :param mean: of its input
+    :return: (filters,) the bias with which it puts out what it would if the mean were subtracted from its input
+    """
+    return bias - mean * weight.sum(dim=(1, 2, 3)) if mean else bias
 
 
 def copied(observations: PyTorchObs) -> PyTorchObs:

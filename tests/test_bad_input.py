@@ -354,6 +354,13 @@ def test_policies_that_do_not_suit_the_observations():
         RainbowDQN("CnnPolicy", env)
 
 
+@pytest.mark.parametrize("mean", [float("nan"), float("-inf"), "0.4"])
+def test_a_mean_of_the_input_is_a_number(mean):
+    kwargs = {"features_extractor_kwargs": {"input_mean": mean}}
+    with pytest.raises(ValueError, match=f"input_mean={mean!r} must be a finite number$"):
+        RainbowDQN("CnnPolicy", Corridor(observation="image"), policy_kwargs=kwargs)
+
+
 @pytest.mark.parametrize("name", ["layer_norm", "input_norm", "normalized_image"])
 def test_switches_of_convolutions(name):
     with pytest.raises(ValueError, match=f"{name}='False' must be True or False"):
