@@ -5,7 +5,6 @@ import io
 import os
 import pathlib
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -34,11 +33,11 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Cut, as there are names of up to 255 bytes
-    beside = path.with_name(f".{path.name[:50]}.{os.getpid()}.{threading.get_ident()}.tmp")
+    # Cut, as there are names of up to 255 bytes, and new each time: one that could not be moved may be there
+    beside = path.with_name(f".{path.name[:50]}.{os.urandom(8).hex()}.tmp")
     try:
         own_mode = partial(os.open, mode=0o600) if path.exists() else None  # it may be for some eyes only
-        with open(beside, "wb", opener=own_mode) as file:
+        with open(beside, "xb", opener=own_mode) as file:
             yield file
         with suppress(OSError):  # there may be none yet, and not every file system has permissions
             shutil.copymode(path, beside)
@@ -59,6 +58,6 @@ def _move(source: pathlib.Path, target: pathlib.Path) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        # A single file that is mounted into a container cannot be replaced. A crash here leaves ``source``
+        # A single file that is mounted into a container is written into: a crash here leaves ``source`` alone
         shutil.copyfile(source, target)
         source.unlink()

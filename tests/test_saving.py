@@ -219,11 +219,15 @@ def test_what_cannot_have_its_name_is_kept_and_told_of(error, model, tmp_path):
     path = tmp_path / "model.zip"
     model.save(path)
     move = patch("os.replace", side_effect=error), patch("shutil.copyfile", side_effect=error)
-    with move[0], move[1], pytest.raises(type(error)) as raised:
+    with move[0], move[1] as copyfile, pytest.raises(type(error)) as raised:
         model.save(path)
+    assert copyfile.called == (getattr(error, "errno", None) == 16)
     (kept,) = (file for file in tmp_path.iterdir() if file != path)
     assert str(kept) in raised.value.__notes__[0]
     assert equal_weights(model, RainbowDQN.load(kept))
+    with patch.object(th, "save", side_effect=MemoryError), pytest.raises(MemoryError):
+        model.save(path)
+    assert {*tmp_path.iterdir()} == {path, kept}
 
 
 def test_a_name_of_255_bytes(model, tmp_path):
