@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, centred_bias, dueling_outputs, has_hooks, normalized
 from sb3_rainbow.noisy import NoisyLinear, factorised_noise
 
-Noise = list[tuple[th.Tensor, th.Tensor]]  # of each noisy layer, as ``set_noise`` takes it, of one sample
-
+# One sample for each noisy layer: factorised (in_features,) and (out_features,), independent (out, in) and (out,)
+Noise = list[tuple[th.Tensor, th.Tensor]]
 
 # Those that see one number at a time, so that it makes no difference that both streams are in one row
 _ACTIVATIONS = {

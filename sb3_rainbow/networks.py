@@ -40,7 +40,7 @@ class ConvExtractor(BaseFeaturesExtractor):
 
     layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
     default_net_arch: ClassVar[list[int]] = [512]  # of each stream behind it
-    input_norm, input_mean = False, 0.0
+    input_norm, input_mean = False, 0.0  # of users' subclasses that do not call this constructor
 
     def __init__(
         self,
@@ -98,10 +98,10 @@ class ConvExtractor(BaseFeaturesExtractor):
         is_ours = type(self).forward is ConvExtractor.forward and type(first) is nn.Conv2d
         if not is_ours or any(has_hooks(module) for module in (self, self.cnn, first)):
             return self(observations * scale)
-        if self.input_mean and (first.padding != (0, 0) or first.bias is None):
-            return self(observations * scale)
         if self.input_norm:
             return self.cnn(normalized(observations, scale))
+        if self.input_mean and (first.padding != (0, 0) or first.bias is None):
+            return self(observations * scale)
         bias = centred_bias(first.weight, first.bias, self.input_mean)
         return self.cnn[1:](first._conv_forward(observations, first.weight * scale, bias))
 
