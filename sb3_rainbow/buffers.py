@@ -25,7 +25,7 @@ class RainbowSamples(NamedTuple):
     observations: th.Tensor | TensorDict  # (batch, *obs_shape), or a dict of such tensors
     actions: th.Tensor  # (batch, 1)
     next_observations: th.Tensor | TensorDict  # after the window's last step
-    dones: th.Tensor  # (batch, 1), 1 where that step was terminal; truncated ones: handle_timeout_termination
+    dones: th.Tensor  # (batch, 1), 1 where that step ended the episode, by truncation: 0, if handle_timeout_termination
     rewards: th.Tensor  # (batch, 1), n-step returns without bootstrap
     discounts: th.Tensor  # (batch, 1), gamma**k for the k steps of the window
     weights: th.Tensor  # (batch, 1), importance weights, the largest is 1
@@ -319,10 +319,15 @@ class RainbowReplayBuffer(ReplayBuffer):
             )
         if np.issubdtype(array.dtype, np.floating):  # before it is made an integer, and after it is made smaller
             self._require_finite(array, name)
-        array = array.astype(space.dtype, copy=False)
-        if np.issubdtype(array.dtype, np.floating):
-            self._require_finite(array, name)
-        return array
+        cast = array.astype(space.dtype, copy=False)
+        if np.issubdtype(cast.dtype, np.floating):
+            self._require_finite(cast, name)
+        elif cast is not array and (cast != array).any():
+            raise ValueError(
+                f"{name} has {array[cast != array][0]}, which {cast.dtype}, the dtype of its space, cannot hold: give "
+                "the env, or the wrapper that changes observations, an observation_space of the dtype it returns"
+            )
+        return cast
 
     @staticmethod
     def _rows(array: np.ndarray, name: str, *shape: int) -> np.ndarray:

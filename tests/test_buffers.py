@@ -552,6 +552,17 @@ def test_a_bad_number_is_refused_before_it_is_made_an_integer(bad):
         buffer.add(obs, good, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
 
 
+@pytest.mark.parametrize("bad", [0.4, 256, -1])
+def test_a_number_that_an_integer_space_cannot_hold_is_refused(bad):
+    """Such as a pixel that a wrapper has scaled, of which only 0 would be left."""
+    buffer = make(4, space=spaces.Box(0, 255, (3,), np.uint8))
+    whole, other = np.array([[0.0, 7.0, 255.0]]), np.array([[0, 7, bad]])
+    with pytest.raises(ValueError, match=rf"next observation has {bad}.*, which uint8.*observation_space of the dtype"):
+        buffer.add(whole, other, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    buffer.add(whole, whole, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+    assert buffer.observations.ravel().tolist() == [0, 7, 255]
+
+
 def test_a_number_too_large_for_the_space_is_refused():
     buffer = make(4)
     zeros = np.zeros((1, 3))
