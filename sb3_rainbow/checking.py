@@ -133,7 +133,7 @@ class CheckingDQN(DQN):
             rate = self.policy.optimizer.param_groups[0]["lr"]
             rate = 0.0 if -_ROUNDING < rate < 0 else rate
             number("learning_rate", rate, -math.inf if is_beyond else 0, hint=f"at env step {self.num_timesteps}")
-        except (ArithmeticError, TypeError, ValueError):
+        except Exception:
             if not is_beyond:
                 raise
             self._current_progress_remaining = 0.0
@@ -192,6 +192,22 @@ class CheckingDQN(DQN):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_fixed"]
+
+    def _warn_of_learning_starts(self, total_timesteps: int, reset_num_timesteps: bool) -> None:
+        steps = 0 if reset_num_timesteps else self.num_timesteps
+        if 0 < steps + total_timesteps <= self.learning_starts:
+            # The same text each time, so that a loop of short learn() shows it once
+            warnings.warn(
+                f"learn({total_timesteps}) asks only for env steps before learning starts: little or nothing will be "
+                f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
+                stacklevel=3,
+            )
+        elif self.replay_buffer is not None and not self.replay_buffer.size() and steps >= self.learning_starts > 0:
+            warnings.warn(
+                "The replay buffer is empty, and learning goes on at once, from few transitions: call "
+                f"load_replay_buffer() before, or load(..., learning_starts={steps + self.learning_starts})",
+                stacklevel=3,
+            )
 
     def _warn_of_idle_switches(self) -> None:
         buffer: Any = self.replay_buffer

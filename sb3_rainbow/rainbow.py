@@ -456,28 +456,22 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
         if log_interval is not None:
             log_interval = whole_number("log_interval", log_interval, 1)
-        if 0 < total_timesteps + (0 if reset_num_timesteps else self.num_timesteps) <= self.learning_starts:
-            # The same text each time, so that a loop of short learn() shows it once
-            warnings.warn(
-                f"learn({total_timesteps}) asks only for env steps before learning starts: little or nothing will be "
-                f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
-                stacklevel=2,
-            )
+        self._warn_of_learning_starts(total_timesteps, reset_num_timesteps)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         try:
             rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+            if not rollout.continue_training:
+                # SB3 drops the step at which a callback ends a rollout, though the env has made it: where training
+                # stops with each episode, no last reward would ever be learned from
+                step = callback.locals
+                self._update_info_buffer(step["infos"], step["dones"])
+                names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
+                self._store_transition(step["replay_buffer"], *(step[name] for name in names))
         except BaseException:
             self._last_obs = None  # where the env stands is not known: the next learn() resets it
             raise
-        if not rollout.continue_training:
-            # SB3 neither stores the step at which a callback ends a rollout nor sees that the env has made it: the next
-            # action would be one for the state before, and windows would run across
-            self._last_obs = callback.locals["new_obs"]
-            if self._vec_normalize_env is not None:
-                self._last_original_obs = self._vec_normalize_env.get_original_obs()
-            end_trajectories(self.replay_buffer)
         return rollout
 
     def _setup_learn(

@@ -144,7 +144,7 @@ def observed_returns(buffer: ReplayBuffer, gamma: float, env: VecNormalize | Non
     dones, stops = buffer.dones[rows] > 0, buffer.timeouts[rows] > 0
     low, high = discounted_range(rewards, dones | stops, gamma)
     goes_on = stops | ~dones  # the reward of a terminal step comes once in an episode, however long that gets
-    timeouts, seams = dones & stops, stops & ~dones  # at a seam learn() or a callback stopped: no limit of the env
+    timeouts, seams = dones & stops, stops & ~dones  # at a seam learn() stopped: no limit of the env
     # Episodes are short before the agent has learned, unless all of them have to end after so many steps
     if gamma < 1 and goes_on.any() and (timeouts.any() or not _have_one_length(dones, seams)):
         for_ever = float(rewards[goes_on].mean()) / (1 - gamma)

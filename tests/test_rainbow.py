@@ -151,3 +151,14 @@ def test_learning_that_ends_before_it_starts_is_warned_of():
             for _ in range(3):
                 model.learn(2, reset_num_timesteps=reset)
         assert len(caught) == 1  # once, as Python shows each text once
+
+
+def test_going_on_without_transitions_is_warned_of(tmp_path):
+    make().learn(60).save(tmp_path / "model")
+    model = RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"))
+    with pytest.warns(UserWarning, match=r"load_replay_buffer\(\) before, or load\(..., learning_starts=110\)"):
+        model.learn(4, reset_num_timesteps=False)
+    model = RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"), learning_starts=110)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(52, reset_num_timesteps=False).learn(4, reset_num_timesteps=False)

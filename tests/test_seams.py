@@ -10,7 +10,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.envs import BitFlippingEnv
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from sb3_rainbow import RainbowDQN
 
@@ -52,15 +52,18 @@ def test_no_window_runs_from_a_loaded_buffer_into_a_new_env(other, tmp_path):
 
 @ends_early
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_no_window_runs_across_the_step_at_which_a_callback_stops(n_envs):
-    """SB3 does not store that step: here the one in which the second episode ends."""
-    model = make(corridors(n_envs, length=5), n_steps=3, gamma=1.0, train_freq=1)
-    model.learn(100, StopTrainingOnMaxEpisodes(2 * n_envs))
-    last = model.replay_buffer.pos - 1
+def test_the_step_at_which_a_callback_stops_is_stored(n_envs):
+    """SB3 drops it: here the one in which the second episode ends, with the greatest reward."""
+    env = VecMonitor(corridors(n_envs, length=5))
+    model = make(env, n_steps=3, gamma=1.0, train_freq=1).learn(100, StopTrainingOnMaxEpisodes(2))
+    assert model.num_timesteps == 10 * n_envs
+    assert [episode["r"] for episode in model.ep_info_buffer] == [1 + 2 + 3 + 4 + 5] * 2 * n_envs
+    assert model.replay_buffer.pos == 10
     model.learn(6 * n_envs, reset_num_timesteps=False)
-    sample = model.replay_buffer._get_samples(np.arange((last - 2) * n_envs, (last + 1) * n_envs))
-    assert sample.rewards.reshape(3, n_envs).T.tolist() == [[2 + 3 + 4, 3 + 4, 4]] * n_envs
-    assert sample.next_observations[:, 1].tolist() == [4] * 3 * n_envs
+    sample = model.replay_buffer._get_samples(np.arange(7 * n_envs, 10 * n_envs))
+    assert sample.rewards.reshape(3, n_envs).T.tolist() == [[3 + 4 + 5, 4 + 5, 5]] * n_envs
+    assert sample.dones.ravel().tolist() == [1] * 3 * n_envs
+    assert sample.next_observations[:, 1].tolist() == [5] * 3 * n_envs
 
 
 @ends_early
@@ -79,7 +82,7 @@ def test_training_goes_on_from_where_the_env_stands_after_a_callback_stops(norma
     assert (next_step > step).all()
     returns = [sum(range(int(first) + 1, int(last) + 1)) for first, last in zip(step, next_step, strict=True)]
     assert sample.rewards.ravel().tolist() == returns
-    assert step[12:14].tolist() == [2, 0]  # the first rows after the step that SB3 does not store
+    assert step[12:16].tolist() == [1, 6, 2, 0]  # the step at which the callback stopped, and the next
 
 
 @ends_early
