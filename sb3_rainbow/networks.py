@@ -194,7 +194,8 @@ class RainbowNetwork(QNetwork):
     """
     Features, then one stream (Q) or two (value and advantage), then a head.
 
-    Acting and learning go through ``outputs``: a subclass that computes something else overrides that, not ``forward``.
+    Acting goes through ``forward``, as in SB3, and that, like learning, through ``outputs``: a subclass that computes
+    something else overrides that; one that only has some actions never chosen, ``forward``.
 
     Dueling paper: https://arxiv.org/abs/1511.06581
 
@@ -209,6 +210,8 @@ class RainbowNetwork(QNetwork):
     :param dueling: None: one stream; "mean" or "max": what is subtracted from the advantages, over actions
     :param linear: makes a linear layer of (in_features, out_features)
     """
+
+    _is_acting = False  # the layers have the noise to act with. Read and written under the lock
 
     def __init__(
         self,
@@ -297,7 +300,7 @@ class RainbowNetwork(QNetwork):
         """
         # Held, so that no other thread changes the noise meanwhile; torch.compile cannot trace a lock
         lock = nullcontext() if th.compiler.is_compiling() else NOISE_LOCK
-        with lock if self.training else fresh_noise(self, None):
+        with lock, nullcontext() if self.training or self._is_acting else fresh_noise(self, None):
             return self._q_values(obs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
@@ -310,7 +313,11 @@ class RainbowNetwork(QNetwork):
         if not deterministic:
             n_samples = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
         with fresh_noise(self, n_samples):
-            return self._q_values(observation).argmax(dim=1)
+            self._is_acting = True
+            try:
+                return self(observation).argmax(dim=1)
+            finally:
+                self._is_acting = False
 
     def _q_values(self, obs: PyTorchObs) -> th.Tensor:
         outputs = self.outputs(obs)

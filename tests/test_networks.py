@@ -492,6 +492,21 @@ def test_deterministic_actions_are_those_of_the_mean_weights():
     np.testing.assert_array_equal(first, policy.q_net(th.as_tensor(obs)).argmax(1).numpy())
 
 
+def test_actions_follow_a_mask_that_a_user_puts_into_forward():
+    """As with SB3's DQN; its hooks are called, too. With noise the other two actions are chosen in turn."""
+    policy = make(sigma_init=5.0)
+    obs = np.random.default_rng(0).standard_normal((1, 6)).astype(np.float32).repeat(64, axis=0)
+    masked = policy.predict(obs, deterministic=True)[0][0]
+    forward, calls = policy.q_net.forward, []
+    policy.q_net.forward = lambda obs: forward(obs).index_fill(1, th.tensor([masked]), -th.inf)
+    policy.q_net.register_forward_hook(lambda _, inputs, q_values: calls.append(q_values.shape))
+    others = {0, 1, 2} - {masked}
+    (greedy,) = {*policy.predict(obs, deterministic=True)[0]}
+    assert greedy in others
+    assert {*policy.predict(obs, deterministic=False)[0]} == others
+    assert calls == [(64, 3)] * 2
+
+
 @pytest.mark.parametrize("distributional", [True, False])
 def test_q_values_outside_of_training_are_those_of_the_mean_weights(distributional):
     """As users of DQN get them, ``model.q_net(obs)``, also of a network that torch has traced."""
