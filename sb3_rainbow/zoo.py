@@ -5,10 +5,14 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import optuna
-from rl_zoo3 import exp_manager, hyperparams_opt, utils
-
 from sb3_rainbow.rainbow import RainbowDQN
+
+try:
+    import optuna
+    from rl_zoo3 import exp_manager, hyperparams_opt, utils
+except ImportError as error:
+    error.add_note("RL Zoo comes with the extra zoo: in a clone, pip install '.[zoo]'")
+    raise
 
 ALGO = "rainbow"
 
