@@ -1,5 +1,6 @@
 """Second floor: SB3 replay buffers made of a storage and a sampler."""
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -284,6 +285,9 @@ class RainbowReplayBuffer(ReplayBuffer):
         size += sum(array.nbytes for array in (self.actions, self.rewards, self.dones, self.timeouts))
         held = size * self.pos // self.buffer_size
         free = available_memory() + held
+        if size > free:
+            gc.collect()  # a finished learn() leaves its model, and with it an earlier replay buffer, in a cycle
+            free = available_memory() + held
         if size > free:
             self._next_size_check = np.inf
             capacity = self.buffer_size * self.n_envs

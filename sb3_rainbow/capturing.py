@@ -29,7 +29,7 @@ class CapturingDQN(DQN):
         captured = self._captured
         if captured is not None:
             is_same = captured.has_same_parts()  # the head may be another one, or some weights frozen by now
-            if not (is_same and CapturedSteps.suits(self.policy)):
+            if not (is_same and captured.has_copy_of(self.replay_buffer) and CapturedSteps.suits(self.policy)):
                 captured.give_up_copy()
             if not is_same:
                 self._forget()

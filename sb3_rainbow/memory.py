@@ -65,7 +65,9 @@ class ReusedArrays:
             block = free[0] if free else np.empty(n_bytes, dtype=np.uint8)
             # Of a memoryview, because a view of a view of an array holds just that array
             array = np.frombuffer(block.data, dtype=dtype)
+            # Free ones of another size are let go: the next batches will be as large as this one
             others = [entry for entry in self._blocks if entry[0] is not block]
+            others = [(other, held) for other, held in others if other.nbytes == n_bytes or held() is not None]
             self._blocks = [*others[1 - _KEPT :], (block, weakref.ref(array))]
         return array.reshape(shape)
 

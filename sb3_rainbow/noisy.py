@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from sb3_rainbow.arguments import number, one_of, whole_number
 
 NOISE_KINDS = ("factorised", "independent")
-# Held while layers have the noise of one forward pass: another thread may act with the same network meanwhile
+# Held while layers have the noise of one forward pass: another thread may act with the same network meanwhile. All
+# models of a process share it
 NOISE_LOCK = threading.RLock()
 
 

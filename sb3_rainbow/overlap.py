@@ -82,12 +82,12 @@ class OverlappingDQN(DQN):
         self.__dict__ |= _OUTSIDE_LEARN
 
     def learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Self:
-        self._overlaps = self.overlap
         if self.overlap:
             given = callback if isinstance(callback, list) else [callback] if callback is not None else []
             callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]
             callback = [BeforeTrainingEnds(self._make_owed_gradient_steps), *callbacks]
         try:
+            self._overlaps = self.overlap
             return super().learn(total_timesteps, callback, *args, **kwargs)
         finally:
             self.__dict__ |= _OUTSIDE_LEARN

@@ -1,8 +1,10 @@
 """The replay buffers against SB3's, and the traps that others fell into."""
 
 import copy
+import gc
 import pickle
 import sys
+import weakref
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -20,6 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer
 from sb3_rainbow.buffers import end_trajectories
 
+# Its warning names the caller, a test, so that the filter for those of the package does not make it an error
+pytestmark = pytest.mark.filterwarnings("error:the replay buffer of .* will need")
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 DICT = spaces.Dict({"vector": VECTOR, "image": spaces.Box(0, 255, (1, 4, 4), np.uint8), "place": spaces.Discrete(5)})
 ACTIONS = spaces.Discrete(2)
@@ -649,6 +653,23 @@ def test_the_largest_buffer_that_fits_is_named_with_all_that_a_transition_takes(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20))
     with pytest.warns(UserWarning, match="buffer_size=1 or less"):
         make(1_000_000, space=space).add(*add)
+
+
+def test_memory_of_an_earlier_model_is_freed_before_a_buffer_is_called_too_large(monkeypatch):
+    """A finished learn() leaves its model in a cycle: callbacks keep its local variables."""
+    earlier = Corridor()
+    earlier.itself = earlier
+    is_there = weakref.ref(earlier)
+    available = property(lambda _: 20 if is_there() else 10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", type("Memory", (), {"available": available}))
+    gc.disable()
+    try:
+        del earlier
+        rows = np.zeros((1, 3), np.float32)
+        make(1000).add(rows, rows, np.zeros(1), np.zeros(1), np.zeros(1), [{}])  # does not warn
+    finally:
+        gc.enable()
+    assert is_there() is None
 
 
 def test_memory_is_looked_at_again_when_twice_as_much_is_stored(monkeypatch):

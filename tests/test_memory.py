@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -99,3 +100,19 @@ def test_two_threads_are_not_handed_the_same_memory(monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         handed_out = list(pool.map(lambda _: arrays.empty((2**16,), np.uint8), range(2)))
     assert not np.shares_memory(*handed_out)
+
+
+def test_memory_of_another_size_is_let_go():
+    """Batches have one size: what larger ones had, such as all that is stored, is not kept for the next of them."""
+    arrays = ReusedArrays()
+    tracemalloc.start()
+    try:
+        held = arrays.empty((10**6,), np.uint8)
+        for n_bytes in (4 * 10**7, 3 * 10**7, 2 * 10**7):
+            arrays.empty((n_bytes,), np.uint8)
+        assert tracemalloc.get_traced_memory()[0] > 2 * 10**7
+        again = arrays.empty((10**6,), np.uint8)
+        assert 2 * 10**6 < tracemalloc.get_traced_memory()[0] < 3 * 10**6
+    finally:
+        tracemalloc.stop()
+    assert not np.shares_memory(held, again)
