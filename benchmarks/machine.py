@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.utils import get_device
+
+from sb3_rainbow.arguments import known_device
 
 
 def describe_machine() -> str:
@@ -52,5 +53,5 @@ def check_device(device: str) -> None:
     :param device: such as "cpu" or "cuda"
     :raises ValueError: when it is not there, where SB3 would take the CPU, for hours
     """
-    if get_device(device).type != th.device(device).type:
+    if known_device(device).type != th.device(device).type:
         raise ValueError(f"device={device!r} is not there: write --device cpu")

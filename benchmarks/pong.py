@@ -41,7 +41,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_rainbow import RainbowDQN
-from sb3_rainbow.arguments import whole_number
+from sb3_rainbow.arguments import number, whole_number
 from sb3_rainbow.available import bfloat16_is_faster
 from sb3_rainbow.envs import make_ale_vec_env
 
@@ -99,15 +99,17 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     if not changes.get("noisy", switches["noisy"]):
         entry |= {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.002}
         if epsilon_steps is not None:
-            entry["exploration_fraction"] = min(epsilon_steps / steps, 1.0)
+            entry["exploration_fraction"] = min(whole_number("epsilon_steps", epsilon_steps, 1) / steps, 1.0)
     kwargs = entry["policy_kwargs"]
     kwargs["features_extractor_kwargs"] = {"input_norm": False, "input_mean": 0.0} | kwargs["features_extractor_kwargs"]
     for arguments in (kwargs["optimizer_kwargs"], kwargs["features_extractor_kwargs"], kwargs):
         arguments |= {name: changes.pop(name) for name in arguments.keys() & changes.keys()}
-    unknown = changes.keys() - {"n_envs"} - inspect.signature(RainbowDQN).parameters.keys()
+    own = inspect.signature(RainbowDQN).parameters.keys() - {"policy", "env", "seed", "device", "_init_setup_model"}
+    unknown = changes.keys() - {"n_envs"} - own
     if unknown:
         raise ValueError(
-            f"change={sorted(unknown)} are no arguments of RainbowDQN or of the entry's policy_kwargs: leave them out"
+            f"change={sorted(unknown)} are no arguments of RainbowDQN or of the entry's policy_kwargs that may differ: "
+            "leave them out, and write --seeds and --device"
         )
     device_type = th.device(device).type
     speed = {"amp": bfloat16_is_faster(device_type), "compile": True, "overlap": device_type != "cpu"}
@@ -282,14 +284,15 @@ def argument(change: str, steps: int) -> tuple[str, Any]:
         if "_then_" in value:
             first, later = value.split("_then_")
             first, last_step = first.split("_to_")
-            return name, ChangesOnce(float(first), int(last_step) / steps, float(later))
+            share = whole_number("ENV-STEPS", int(last_step), 1, steps - 1) / steps
+            return name, ChangesOnce(number(name, float(first), 0), share, number(name, float(later), 0))
         if value.startswith("lin_"):
             return name, LinearSchedule(float(value.removeprefix("lin_")), 0, 1)
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError) as error:
         raise ValueError(
-            f"change={change!r} has no number: write NAME=NUMBER, such as learning_rate=1e-4, NAME=lin_NUMBER or "
-            "NAME=NUMBER_to_ENV-STEPS_then_NUMBER"
+            f"change={change!r} is no such change ({error}): write NAME=NUMBER, such as learning_rate=1e-4, "
+            "NAME=lin_NUMBER or NAME=NUMBER_to_ENV-STEPS_then_NUMBER"
         ) from error
 
 
@@ -316,6 +319,8 @@ def main() -> None:
     names = [change.replace("=", "_") for change in args.change]
     folder = "_".join(names if args.device == "cpu" else [*names, args.device])
     changes = dict(argument(change, args.steps) for change in args.change)
+    if len(changes) < len(args.change):
+        raise ValueError(f"change={args.change} has a name twice: write each once")
     results = args.results / folder
     checkpoints = results / "checkpoints"
     if args.child:

@@ -200,10 +200,17 @@ def test_curves_of_one_name_are_not_written_over(monkeypatch, tmp_path):
     assert not (tmp_path / "curves").exists()
 
 
-def test_nothing_is_begun_with_arguments_that_are_not_known(pong, tmp_path, monkeypatch):
-    arguments = ["pong.py", "--results", str(tmp_path), "--change", "gama=0.9", "sigma_init=0.5"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(ValueError, match=r"change=\['gama'\] are no arguments"):
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["gama=0.9", "sigma_init=0.5"], r"change=\['gama'\] are no arguments"),
+        (["device='cuda'"], r"change=\['device'\] are no arguments .*--device"),
+        (["gamma=0.9", "gamma=0.95"], r"change=.* has a name twice"),
+    ],
+)
+def test_nothing_is_begun_with_arguments_that_are_not_known(changes, named, pong, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pong.py", "--results", str(tmp_path), "--change", *changes])
+    with pytest.raises(ValueError, match=named):
         pong.main()
     assert not list(tmp_path.iterdir())
 
@@ -213,15 +220,19 @@ def test_bad_arguments_are_named(pong, tmp_path, monkeypatch):
         pong.setting("dqn", 0, {}, "cpu")
     with pytest.raises(ValueError, match="n_envs=3"):
         pong.setting("dqn", 10_000, {"n_envs": 3}, "cpu")
-    for change in ("learning_rate", "learning_rate=x", "learning_rate=lin_x", "learning_rate=1e-4_then_3", "a=b=3"):
+    with pytest.raises(ValueError, match="epsilon_steps=-5"):
+        pong.setting("dqn", 10_000, {"epsilon_steps": -5}, "cpu")
+    bad = ("learning_rate", "learning_rate=x", "learning_rate=lin_x", "learning_rate=1e-4_then_3", "a=b=3")
+    for change in (*bad, "learning_rate=1e-4_to_10000_then_1e-5", "learning_rate=1e-4_to_5_then_nan"):
         with pytest.raises(ValueError, match=f"change='{change}'"):
             pong.argument(change, 10_000)
     with pytest.raises(ValueError, match=r"results=.* no weights"):
         pong.evaluate(tmp_path, tmp_path / "dqn_0.csv")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     pong.check_device("cpu")
-    with pytest.raises(ValueError, match="device='cuda'"):
-        pong.check_device("cuda")
+    for device in ("cuda", "nope"):
+        with pytest.raises(ValueError, match=f"device='{device}'"):
+            pong.check_device(device)
 
 
 def test_changes_reach_what_they_name(pong):
