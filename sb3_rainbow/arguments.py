@@ -17,13 +17,14 @@ from stable_baselines3.common.vec_env.patch_gym import _patch_env
 def whole_number(name: str, value: Any, at_least: int, at_most: float = math.inf, hint: str = "") -> int:
     """
     :param name: of the argument
-    :param value: an integer, or a float without a fraction such as 1e6
+    :param value: an integer, or a float without a fraction such as 1e6, also of NumPy or PyTorch
     :param at_least: smallest allowed value
     :param at_most: largest allowed value
     :param hint: what to write instead
     :return: the value as an int
     :raises ValueError: on anything else
     """
+    value = _unwrapped(value)
     if _is_finite_number(value) and value == int(value) and at_least <= value <= at_most:
         return int(value)
     end = "" if at_most == math.inf else f" and at most {at_most}"
@@ -33,7 +34,7 @@ def whole_number(name: str, value: Any, at_least: int, at_most: float = math.inf
 def number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False, hint: str = "") -> float:
     """
     :param name: of the argument
-    :param value: a finite number
+    :param value: a finite number, also of NumPy or PyTorch
     :param low: smallest allowed value
     :param high: largest allowed value
     :param above: ``low`` itself is not allowed
@@ -41,6 +42,7 @@ def number(name: str, value: Any, low: float, high: float = math.inf, above: boo
     :return: the value as a float
     :raises ValueError: on anything else
     """
+    value = _unwrapped(value)
     if _is_finite_number(value) and low <= value <= high and not (above and value == low):
         return float(value)
     start = f"a number above {low}" if above else f"a number of at least {low}"
@@ -210,6 +212,10 @@ def known_device(device: Any) -> th.device:
         return get_device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is unknown: write 'auto', 'cpu' or 'cuda' ({error})") from error
+
+
+def _unwrapped(value: Any) -> Any:
+    return value.item() if isinstance(value, np.ndarray | th.Tensor) and value.ndim == 0 else value
 
 
 def _is_finite_number(value: Any) -> bool:

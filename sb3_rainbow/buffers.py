@@ -170,14 +170,14 @@ class RainbowReplayBuffer(ReplayBuffer):
         :param batch_size: number of transitions
         :param env: normalises observations and the reward of each step, before the rewards are summed
         :return: the batch
-        :raises ValueError: when the buffer is empty, or on a batch size below 1
+        :raises ValueError: when the buffer is empty, on a batch size below 1, or a beta that is not 0 to 1
         """
         batch_size = whole_number("batch_size", batch_size, 1)
         if self.size() == 0:
             raise ValueError("the replay buffer is empty: add transitions before drawing from it")
         ids, probabilities = self.sampler.draw(batch_size, np.random)
         self._drawn, self._slots_since_drawn = ids, 0
-        weights = importance_weights(probabilities, self.beta).astype(np.float32)
+        weights = importance_weights(probabilities, number("beta", self.beta, 0, 1)).astype(np.float32)
         return self._get_samples(ids, env)._replace(weights=self._tensor(weights.reshape(-1, 1)))
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> RainbowSamples:  # type: ignore[override]
@@ -188,7 +188,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         """
         slots, envs = np.divmod(np.asarray(batch_inds, dtype=np.int64), self.n_envs)
         newest = (self.pos - 1) % self.buffer_size
-        rows, mask, last = n_step_windows(slots, envs, self.n_steps, self.dones, self.timeouts, newest)
+        n_steps = min(self.n_steps, self.buffer_size)
+        rows, mask, last = n_step_windows(slots, envs, n_steps, self.dones, self.timeouts, newest)
         rewards = self._normalize_reward(self.rewards[rows, envs[:, None]], env)
         returns, discounts = n_step_returns(rewards, mask, self.gamma)
         terminals = self.dones[last, envs] * (1 - self.timeouts[last, envs])

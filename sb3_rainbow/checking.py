@@ -63,9 +63,9 @@ class CheckingDQN(DQN):
         instance_of("tensorboard_log", self.tensorboard_log, str | os.PathLike | None, "the path of a folder")
         if self.replay_buffer_class is not None:
             subclass_of("replay_buffer_class", self.replay_buffer_class, ReplayBuffer, "None for the default")
-        for name in (*NETWORK_SWITCHES, *_OTHER_SWITCHES):
-            setattr(self, name, switch(name, getattr(self, name)))
-        self._clean_numbers()
+        self._clean_what_may_change()
+        if self.seed is not None:
+            self.seed = whole_number("seed", self.seed, 0, 2**32 - 1)
         self.buffer_size = whole_number("buffer_size", self.buffer_size, 1, 10**12)
         self.learning_rate = learning_rate_or_schedule(self.learning_rate)
         self.train_freq = train_frequency(self.train_freq)
@@ -77,12 +77,14 @@ class CheckingDQN(DQN):
         self._require_agreement({name: value for name, value in self._buffer_arguments().items() if name in _FIXED})
         self._fixed = {name: getattr(self, name) for name in _FIXED}
 
-    def _clean_numbers(self) -> None:
+    def _clean_what_may_change(self) -> None:
         """
-        Check, and make Python's own, the numbers that may also be set on a finished model: ``learn`` checks them anew.
+        Check, and make Python's own, what may also be set on a finished model: ``learn`` checks it anew.
 
         :raises ValueError: naming the first that is out of its range
         """
+        for name in (*NETWORK_SWITCHES, *_OTHER_SWITCHES):
+            setattr(self, name, switch(name, getattr(self, name)))
         for name in _FRACTIONS:
             setattr(self, name, number(name, getattr(self, name), 0, 1))
         for name, least in _AT_LEAST.items():
@@ -95,7 +97,6 @@ class CheckingDQN(DQN):
             setattr(self, name, number(name, getattr(self, name), low, high, above=True, hint=hint))
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
-        self._clean_numbers()
         self._require_one_env_for_episodes()
         self.train_freq = train_frequency(self.train_freq)
         self._convert_train_freq()
@@ -235,10 +236,10 @@ class CheckingDQN(DQN):
             )
 
 
-def constructor_arguments(buffer_class: type[ReplayBuffer]) -> set[str]:
+def constructor_arguments(of: type) -> set[str]:
     """The arguments that reach some constructor of a class, through those that pass on ``**kwargs``."""
     names: set[str] = set()
-    for base in buffer_class.__mro__:
+    for base in of.__mro__:
         if "__init__" in base.__dict__:
             parameters = inspect.signature(base.__dict__["__init__"]).parameters
             names |= parameters.keys()

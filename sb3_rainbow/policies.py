@@ -91,7 +91,11 @@ class RainbowPolicy(DQNPolicy):
             features_extractor_class = self.default_features_extractor
         features_extractor_class = _extractor(features_extractor_class)
         _check_observations(features_extractor_class, observation_space)
-        if not callable(activation_fn):
+        try:
+            makes_modules = isinstance(activation_fn(), nn.Module)
+        except TypeError:  # a function of tensors, or a module
+            makes_modules = False
+        if not makes_modules:
             raise ValueError(f"activation_fn={activation_fn!r} must be a class of modules, such as torch.nn.ReLU")
         made = optimizer_class.func if isinstance(optimizer_class, partial) else optimizer_class
         subclass_of("optimizer_class", made, th.optim.Optimizer, "torch.optim.Adam")
@@ -109,7 +113,7 @@ class RainbowPolicy(DQNPolicy):
                 net_arch = [] if first_widths else features_extractor_class.default_net_arch
         elif net_arch is None:
             net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
-        if not isinstance(net_arch, list | tuple):
+        if not isinstance(net_arch, list | tuple | range | np.ndarray):
             raise ValueError(f"net_arch={net_arch!r} must be a list of layer widths, such as [512]")
         net_arch = first_widths + [whole_number(f"net_arch={net_arch}: a width", width, 1) for width in net_arch]
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:

@@ -162,7 +162,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         self.amp, self.compile, self.overlap = amp, compile, overlap
         if not isinstance(policy, str) or policy not in self.policy_aliases:
             subclass_of("policy", policy, RainbowPolicy, "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'")
-        verbose = whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
+        verbose = whole_number("verbose", int(verbose) if isinstance(verbose, bool | np.bool_) else verbose, 0)
         if env is not None or _init_setup_model:  # load() may do without
             env = maybe_make_env(environment(env), verbose)
             discrete_actions(env.action_space)
@@ -191,7 +191,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             tensorboard_log,
             policy_kwargs,
             verbose,
-            None if seed is None else whole_number("seed", seed, 0, 2**32 - 1),
+            seed,
             known_device(device),
             _init_setup_model=False,
         )
@@ -453,6 +453,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         :return: the trained model
         :raises ValueError: on a reward, an observation, a loss or a gradient that is not finite
         """
+        self._clean_what_may_change()
         total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
         if log_interval is not None:
             log_interval = whole_number("log_interval", log_interval, 1)

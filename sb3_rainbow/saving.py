@@ -1,5 +1,6 @@
 """Second floor: saving and loading of models and replay buffers."""
 
+import inspect
 import json
 import pathlib
 import zipfile
@@ -10,10 +11,11 @@ import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.dqn.dqn import DQN
 
-from sb3_rainbow.arguments import known_device
+from sb3_rainbow.arguments import known_device, switch, whole_number
 from sb3_rainbow.buffers import RainbowReplayBuffer, end_trajectories
-from sb3_rainbow.checking import NETWORK_SWITCHES, CheckingDQN
+from sb3_rainbow.checking import NETWORK_SWITCHES, CheckingDQN, constructor_arguments
 from sb3_rainbow.files import PathOrFile, written_beside
 
 _TARGET_PREFIX = "q_net_target."
@@ -42,6 +44,7 @@ class SavingDQN(CheckingDQN):
         :param play_only: save what ``load`` needs for ``predict`` alone, a quarter of the size: no target network and
             no optimizer state. Trained again, it starts with a copy of the online one, and a new optimizer
         """
+        play_only = switch("play_only", play_only)
         if play_only:
             exclude = [*(exclude or []), "_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer"]
         self._write_back()  # the replay buffer may be among what is to be included
@@ -107,10 +110,11 @@ class SavingDQN(CheckingDQN):
         :param custom_objects: what takes the place of what the file has, by name
         :return: a new model
         :raises FileNotFoundError: when there is none
-        :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches, or
-            has a replay buffer in it that was made with other ones: pass ``replay_buffer=None`` to begin a new one
+        :raises ValueError: on an argument that a model does not have; when the file is damaged, or another algorithm's,
+            or of a network with other switches, or has a replay buffer in it that was made with other ones: pass
+            ``replay_buffer=None`` to begin a new one
         """
-        _check_saved_model(path)
+        saved = _checked_data(path)
         others = custom_objects | kwargs if isinstance(custom_objects, dict) else kwargs
         try:
             model = super().load(path, env, known_device(device), custom_objects, *args, **kwargs)
@@ -122,6 +126,16 @@ class SavingDQN(CheckingDQN):
                 f"{' and '.join(given)} would need other weights than those in {path}: load it as it was saved, or "
                 "train a new model"
             ) from error
+        load = inspect.signature(DQN.load).parameters
+        known = {*load, *constructor_arguments(cls), *saved, *model._excluded_save_params()}
+        unknown = [f"{name}={value!r}" for name, value in kwargs.items() if name not in known]
+        if unknown:
+            raise ValueError(
+                f"load() has no argument {' and '.join(unknown)}: write it as {cls.__name__}() does; what its "
+                "policy_kwargs have, such as v_min, is the file's"
+            )
+        if "stats_window_size" in kwargs:  # which SB3 keeps under another name
+            model._stats_window_size = whole_number("stats_window_size", kwargs["stats_window_size"], 1, 10**12)
         if "train_freq" in others:
             model._require_one_env_for_episodes()
         if "replay_buffer_class" in others:
@@ -222,9 +236,10 @@ def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]], remedy: str) ->
             raise ValueError(f"{what} has the {name} {theirs}, but this model has {ours}: {remedy}")
 
 
-def _check_saved_model(path: PathOrFile) -> None:
+def _checked_data(path: PathOrFile) -> dict[str, Any]:
     """
     :param path: what ``load`` was given
+    :return: what SB3 has written of each attribute that was saved
     :raises ValueError: when it is no zip file, a truncated one, or one that another algorithm or program wrote
     """
     file = open_path(path, "r", suffix="zip")
@@ -249,3 +264,4 @@ def _check_saved_model(path: PathOrFile) -> None:
         )
     if _ALWAYS_SAVED not in data:
         raise ValueError(f"{path} is truncated, or was not saved by RainbowDQN; use another file")
+    return data

@@ -19,6 +19,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn import MlpPolicy as DQNMlpPolicy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from torch import nn
 
 from sb3_rainbow import CnnPolicy, MlpPolicy, RainbowDQN
 from sb3_rainbow.available import bfloat16_is_faster
@@ -126,6 +127,9 @@ BAD_NETWORKS = [
     ("noise", ["pink"]),
     ("normalize_images", "no"),
     ("activation_fn", "tanh"),
+    ("activation_fn", nn.ReLU()),
+    ("activation_fn", nn.functional.relu),
+    ("activation_fn", int),
     ("optimizer_class", "Adam"),
     ("optimizer_kwargs", [1e-5]),
     ("features_extractor_kwargs", 3),
@@ -248,15 +252,18 @@ def test_what_is_set_too_late_is_not_ignored(name, value):
         ("prioritized_replay_eps", 0),
         ("batch_size", 0),
         ("tau", 1.5),
+        ("learning_starts", "x"),
+        ("double_q", "False"),
+        ("amp", 0),
     ],
 )
-def test_a_number_that_is_set_later_is_in_its_range(name, value):
+def test_what_is_set_later_is_in_its_range(name, value):
     model = RainbowDQN("MlpPolicy", "CartPole-v1", learning_starts=10, batch_size=4, policy_kwargs={"net_arch": [8]})
     model.learn(20)
     model.max_grad_norm = None  # as for the constructor: no clipping
     model.learn(20, reset_num_timesteps=False)
     setattr(model, name, value)
-    with pytest.raises(ValueError, match=f"^{name}={value} must be"):
+    with pytest.raises(ValueError, match=f"^{name}={value!r} must be"):
         model.learn(20, reset_num_timesteps=False)
 
 
@@ -436,10 +443,23 @@ def test_arguments_of_load_are_those_of_the_constructor(name, value, tmp_path):
         RainbowDQN.load(tmp_path / "model", **{name: value})
 
 
+@pytest.mark.parametrize("arguments", [{"gama": 0.9}, {"v_min": -5, "learning_rat": 1e-2}])
+def test_arguments_that_load_would_not_heed(arguments, tmp_path):
+    RainbowDQN("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    named = " and ".join(f"{name}={value}" for name, value in arguments.items())
+    with pytest.raises(ValueError, match=rf"load\(\) has no argument {named}: write it as RainbowDQN\(\) does"):
+        RainbowDQN.load(tmp_path / "model", **arguments)
+    heeded = {"exploration_rate": 0.5, "stats_window_size": 7, "replay_buffer": None, "seed": np.int64(3)}
+    model = RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"), force_reset=True, **heeded)
+    assert (model.seed, model.exploration_rate) == (3, 0.5)
+    with pytest.warns(UserWarning, match="before learning starts"):
+        assert model.learn(1).ep_info_buffer.maxlen == 7
+
+
 def test_numbers_given_to_load_may_be_of_any_type(tmp_path):
     """Windows of Numba are of whole numbers, and discounts of another type would not go with the support's."""
     arguments = {"n_steps": 5.0, "gamma": np.float64(0.9), "train_freq": (np.int64(2), "step"), "batch_size": 8.0}
-    arguments |= {"learning_rate": th.tensor(1e-3), "tau": np.float32(0.5), "learning_starts": np.int32(10)}
+    arguments |= {"learning_rate": th.tensor(1e-3), "tau": np.array(0.5), "learning_starts": th.tensor(10)}
     RainbowDQN("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
     for model in (
         RainbowDQN("MlpPolicy", "CartPole-v1", buffer_size=100, **arguments),

@@ -613,6 +613,21 @@ def test_bad_arguments(kwargs, named):
         make(**kwargs)
 
 
+@pytest.mark.parametrize("beta", [-1, 2, np.nan])
+def test_a_beta_that_is_set_later_is_in_its_range(beta):
+    buffer = make()
+    fill(buffer, [1, 2, 3])
+    buffer.beta = beta
+    with pytest.raises(ValueError, match=f"beta={beta} must be a number of at least 0 and at most 1"):
+        buffer.sample(2)
+
+
+def test_windows_are_no_longer_than_the_buffer():
+    buffer = make(n_steps=10**9, gamma=1.0)
+    fill(buffer, range(12))
+    assert at(buffer, 2, 1).rewards.ravel().tolist() == [sum(range(2, 12)), 11]
+
+
 def test_an_empty_buffer_cannot_be_sampled():
     for prioritized_replay in (True, False):
         with pytest.raises(ValueError, match="empty"):

@@ -104,6 +104,11 @@ def test_play_only_is_small_and_plays(model, tmp_path):
     assert set(loaded.get_parameters()) == {"policy", "policy.optimizer"}
 
 
+def test_play_only_is_a_switch(model, tmp_path):
+    with pytest.raises(ValueError, match="play_only='False' must be True or False"):
+        model.save(tmp_path / "model", play_only="False")
+
+
 def test_play_only_parameters_bring_no_optimizer_state_of_other_weights(tmp_path):
     model = RainbowDQN("MlpPolicy", "CartPole-v1", **SMALL).learn(100)
     model.save(tmp_path / "play", play_only=True)
