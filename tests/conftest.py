@@ -4,11 +4,21 @@ import os
 
 import pytest
 import torch as th
+from needs import needs_gpu
 
 from sb3_rainbow import loops
 
 th.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """device="auto" is the CPU, whose numbers NumPy can read, in all tests but those that need a GPU, and name it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if needs_gpu.mark not in item.iter_markers():
+            patch.setattr(th.cuda, "is_available", lambda: False)
+        return (yield)
 
 
 @pytest.fixture(params=[True, False] if loops.IS_COMPILED else [False], scope="module")

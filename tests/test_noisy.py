@@ -51,16 +51,18 @@ def test_the_noise_of_a_weight_has_the_published_distribution(kind):
         assert stats.ks_2samp(samples, reference).pvalue > 1e-6
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_with_noise_of_their_own_have_its_distribution(kind):
+def test_rows_with_noise_of_their_own_have_its_distribution(kind, scale):
     """
     Mean and variance of an output under noise per row against the same under 20,000 samples of shared noise.
 
-    Error rate below 1e-6: the bounds are 5 standard errors (of a variance of heavy tails, at most 6% here).
+    Where inputs are small, it is mostly that of the bias. Error rate below 1e-6 each: the bounds are 5 standard errors
+    (of a variance of heavy tails, at most 6% here).
     """
     th.manual_seed(1)
     layer = NoisyLinear(4, 2, noise=kind)
-    inputs = th.tensor([[0.5, -1.0, 2.0, 0.1]])
+    inputs = scale * th.tensor([[0.5, -1.0, 2.0, 0.1]])
     n = 20_000
     with th.no_grad():
         shared = []
@@ -163,6 +165,7 @@ def test_noise_is_not_saved():
 
 
 def test_initial_values():
+    th.manual_seed(0)
     layer = NoisyLinear(100, 50, sigma_init=0.4)
     assert layer.weight_sigma.unique().item() == pytest.approx(0.04)
     assert layer.bias_sigma.unique().item() == pytest.approx(0.04)

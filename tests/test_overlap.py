@@ -51,6 +51,22 @@ def test_overlap_learns_while_envs_step():
     assert model._n_updates == expected._n_updates + 1
 
 
+def test_gradient_steps_are_made_between_sending_actions_and_receiving_what_became_of_them(monkeypatch):
+    env, order = corridors(2), []
+    model = make(env, overlap=True)
+
+    def note(owner, name):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (order.append(name), call(*args))[1])
+
+    note(env, "step_async")
+    note(env, "step_wait")
+    note(model, "_gradient_step")
+    model.learn(60)
+    first = order.index("_gradient_step")
+    assert order[first - 1 : first + 2] == ["step_async", "_gradient_step", "step_wait"]
+
+
 class Copy(BaseCallback):
     """Copies the model in the middle of training."""
 

@@ -5,6 +5,7 @@ import fcntl
 import importlib
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_a_curve_is_one_of_episodes_that_have_ended(monkeypatch, tmp_path):
     read_curve = importlib.import_module("training_curve").read_curve
     env = Monitor(gym.make("CartPole-v1"), str(tmp_path / "0"))
     env.reset()
-    with pytest.raises(ValueError, match=f"folder={tmp_path} has a run of which no episode has ended"):
+    with pytest.raises(ValueError, match=f"folder={re.escape(str(tmp_path))} has a run of which no episode has ended"):
         read_curve(tmp_path, 1)
     while not env.step(0)[2]:
         pass

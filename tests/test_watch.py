@@ -141,6 +141,15 @@ def test_few_atoms_have_much_at_their_ends_without_being_cut_off():
         warnings.simplefilter("error")
         model.learn(700)
     assert model._n_updates > 500
+    buffer = ReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    obs = np.zeros((1, 1), np.float32)
+    for _ in range(10):  # returns of 20, beyond the support
+        buffer.add(obs, obs, np.array([0]), np.array([2.0]), np.array([False]), [{}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SupportWatch(-10, 10, 5).add(0.41, 500, buffer, 0.9)  # two of five: hardly more than their part
+    with pytest.warns(UserWarning, match="support_edge is 0.41"):
+        SupportWatch(-10, 10, 51).add(0.41, 500, buffer, 0.9)
 
 
 def test_observed_returns_by_hand():

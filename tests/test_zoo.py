@@ -63,7 +63,7 @@ def train(zoo, *arguments, env="CartPole-v1"):
 
 
 def run(*command):
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=900)
 
 
 def test_register_makes_rainbow_known():
@@ -216,7 +216,8 @@ def test_converting_leaves_the_trials_parameters_as_they_are():
 def test_a_study_completes_and_its_trials_can_be_trained(zoo, capsys):
     """Also trial 0, which rl_zoo3 takes for none; two workers one after the other on one study."""
     search = ["-optimize", "--n-trials", "2", "--storage", "study.log", "--study-name", "cartpole", "-n", "300",
-              "--n-startup-trials", "1", "--n-evaluations", "2", "--no-optim-plots", "-params", *QUICK]  # fmt: skip
+              "--n-startup-trials", "1", "--n-evaluations", "2", "--pruner", "none", "--no-optim-plots",
+              "-params", *QUICK]  # fmt: skip
     train(zoo, *search)
     train(zoo, *search)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))
