@@ -188,8 +188,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         """
         slots, envs = np.divmod(np.asarray(batch_inds, dtype=np.int64), self.n_envs)
         newest = (self.pos - 1) % self.buffer_size
-        n_steps = min(self.n_steps, self.buffer_size)
-        rows, mask, last = n_step_windows(slots, envs, n_steps, self.dones, self.timeouts, newest)
+        rows, mask, last = n_step_windows(slots, envs, self.n_steps, self.dones, self.timeouts, newest)
         rewards = self._normalize_reward(self.rewards[rows, envs[:, None]], env)
         returns, discounts = n_step_returns(rewards, mask, self.gamma)
         terminals = self.dones[last, envs] * (1 - self.timeouts[last, envs])

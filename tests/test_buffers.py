@@ -621,12 +621,6 @@ def test_a_beta_that_is_set_later_is_in_its_range(beta):
         buffer.sample(2)
 
 
-def test_windows_are_no_longer_than_the_buffer():
-    buffer = make(n_steps=10**9, gamma=1.0)
-    fill(buffer, range(12))
-    assert at(buffer, 2, 1).rewards.ravel().tolist() == [sum(range(2, 12)), 11]
-
-
 def test_an_empty_buffer_cannot_be_sampled():
     for prioritized_replay in (True, False):
         with pytest.raises(ValueError, match="empty"):
