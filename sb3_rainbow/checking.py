@@ -203,7 +203,9 @@ class CheckingDQN(DQN):
                 f"learned. Train for more than learning_starts={self.learning_starts} env steps, or lower it",
                 stacklevel=3,
             )
-        elif self.replay_buffer is not None and not self.replay_buffer.size() and steps >= self.learning_starts > 0:
+            return
+        is_empty = self.replay_buffer is not None and self.replay_buffer.size() == 0
+        if is_empty and total_timesteps and steps >= self.learning_starts > 0:
             warnings.warn(
                 "The replay buffer is empty, and learning goes on at once, from few transitions: call "
                 f"load_replay_buffer() before, or load(..., learning_starts={steps + self.learning_starts})",

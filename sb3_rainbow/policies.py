@@ -96,7 +96,9 @@ class RainbowPolicy(DQNPolicy):
         except TypeError:  # a function of tensors, or a module
             makes_modules = False
         if not makes_modules:
-            raise ValueError(f"activation_fn={activation_fn!r} must be a class of modules, such as torch.nn.ReLU")
+            raise ValueError(
+                f"activation_fn={activation_fn!r} must be a class of modules without arguments, such as torch.nn.ReLU"
+            )
         made = optimizer_class.func if isinstance(optimizer_class, partial) else optimizer_class
         subclass_of("optimizer_class", made, th.optim.Optimizer, "torch.optim.Adam")
         for name, kwargs in (("optimizer", optimizer_kwargs), ("features_extractor", features_extractor_kwargs)):

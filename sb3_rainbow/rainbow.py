@@ -469,7 +469,10 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 step = callback.locals
                 self._update_info_buffer(step["infos"], step["dones"])
                 names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
-                self._store_transition(step["replay_buffer"], *(step[name] for name in names))
+                try:
+                    self._store_transition(step["replay_buffer"], *(step[name] for name in names))
+                except ValueError:  # it may be for numbers that cannot be stored that the callback has stopped
+                    self._last_obs = None
         except BaseException:
             self._last_obs = None  # where the env stands is not known: the next learn() resets it
             raise

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Iterable
 from typing import Any, Self
@@ -110,9 +111,8 @@ class SavingDQN(CheckingDQN):
         :param custom_objects: what takes the place of what the file has, by name
         :return: a new model
         :raises FileNotFoundError: when there is none
-        :raises ValueError: on an argument that a model does not have; when the file is damaged, or another algorithm's,
-            or of a network with other switches, or has a replay buffer in it that was made with other ones: pass
-            ``replay_buffer=None`` to begin a new one
+        :raises ValueError: when the file is damaged, or another algorithm's, or of a network with other switches, or
+            has a replay buffer in it that was made with other ones: pass ``replay_buffer=None`` to begin a new one
         """
         saved = _checked_data(path)
         others = custom_objects | kwargs if isinstance(custom_objects, dict) else kwargs
@@ -127,12 +127,14 @@ class SavingDQN(CheckingDQN):
                 "train a new model"
             ) from error
         load = inspect.signature(DQN.load).parameters
-        known = {*load, *constructor_arguments(cls), *saved, *model._excluded_save_params()}
+        known = {*load, *constructor_arguments(cls), *saved, *model._excluded_save_params(), *dir(cls)}
+        known |= {"lr_schedule", "exploration_schedule"}  # which some leave out of their files
         unknown = [f"{name}={value!r}" for name, value in kwargs.items() if name not in known]
         if unknown:
-            raise ValueError(
-                f"load() has no argument {' and '.join(unknown)}: write it as {cls.__name__}() does; what its "
-                "policy_kwargs have, such as v_min, is the file's"
+            warnings.warn(
+                f"load() sets {' and '.join(unknown)}, which nothing of {cls.__name__} is called: is it misspelt? What "
+                "policy_kwargs have, such as v_min, is the file's",
+                stacklevel=2,
             )
         if "stats_window_size" in kwargs:  # which SB3 keeps under another name
             model._stats_window_size = whole_number("stats_window_size", kwargs["stats_window_size"], 1, 10**12)

@@ -447,10 +447,12 @@ def test_arguments_of_load_are_those_of_the_constructor(name, value, tmp_path):
 def test_arguments_that_load_would_not_heed(arguments, tmp_path):
     RainbowDQN("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
     named = " and ".join(f"{name}={value}" for name, value in arguments.items())
-    with pytest.raises(ValueError, match=rf"load\(\) has no argument {named}: write it as RainbowDQN\(\) does"):
+    with pytest.warns(UserWarning, match=rf"load\(\) sets {named}, which nothing of RainbowDQN is called"):
         RainbowDQN.load(tmp_path / "model", **arguments)
     heeded = {"exploration_rate": 0.5, "stats_window_size": 7, "replay_buffer": None, "seed": np.int64(3)}
-    model = RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"), force_reset=True, **heeded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = RainbowDQN.load(tmp_path / "model", gym.make("CartPole-v1"), force_reset=True, **heeded)
     assert (model.seed, model.exploration_rate) == (3, 0.5)
     with pytest.warns(UserWarning, match="before learning starts"):
         assert model.learn(1).ep_info_buffer.maxlen == 7

@@ -67,6 +67,18 @@ def test_the_step_at_which_a_callback_stops_is_stored(n_envs):
 
 
 @ends_early
+def test_a_callback_may_stop_at_a_reward_that_cannot_be_stored():
+    env = Corridor(length=100)
+    model, step = make(env, n_steps=5, gamma=1.0, train_freq=1), env.step
+    env.step = lambda action: (*step(action)[:1], np.nan if env.steps == 3 else 1.0, False, False, {})
+    model.learn(100, lambda local_variables, _: bool(np.isfinite(local_variables["rewards"]).all()))
+    assert (model.num_timesteps, model.replay_buffer.pos) == (3, 2)
+    env.step = step
+    model.learn(6, reset_num_timesteps=False)  # the env is reset
+    assert model.replay_buffer._get_samples(np.array([0, 2])).rewards.ravel().tolist() == [2, 1 + 2 + 3 + 4 + 5]
+
+
+@ends_early
 @pytest.mark.parametrize("normalized", [False, True])
 def test_training_goes_on_from_where_the_env_stands_after_a_callback_stops(normalized):
     """SB3 would take the observation before the step at which the callback stopped for the one of the next action."""
