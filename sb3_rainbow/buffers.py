@@ -326,7 +326,7 @@ class RainbowReplayBuffer(ReplayBuffer):
         cast = array.astype(space.dtype, copy=False)
         if np.issubdtype(cast.dtype, np.floating):
             self._require_finite(cast, name)
-        elif cast is not array and cast.dtype != bool and (cast != array).any():
+        elif cast is not array and cast.dtype != bool and (cast != array).any():  # a mask's 255 is meant to be True
             raise ValueError(
                 f"{name} has {array[cast != array][0]}, which {cast.dtype}, the dtype of its space, cannot hold: give "
                 "the env, or the wrapper that changes observations, an observation_space of the dtype it returns"

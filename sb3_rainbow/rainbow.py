@@ -471,8 +471,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
                 try:
                     self._store_transition(step["replay_buffer"], *(step[name] for name in names))
-                except ValueError:  # it may be for numbers that cannot be stored that the callback has stopped
+                except ValueError as error:  # it may be for numbers that cannot be stored that the callback has stopped
                     self._last_obs = None
+                    warnings.warn(f"the last step was not stored, learn() will reset the env: {error}", stacklevel=2)
         except BaseException:
             self._last_obs = None  # where the env stands is not known: the next learn() resets it
             raise

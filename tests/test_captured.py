@@ -555,3 +555,15 @@ def test_graph_follows_numbers_and_rows():
     model.train(20, 32)
     assert captured._graph is graph  # not captured again
     assert len(captured.replay.leaves.view(-1)[60:80].unique()) > 10  # new rows are drawn
+
+
+@pytest.mark.filterwarnings("ignore:learn.* asks only for env steps before learning starts")
+def test_the_copy_of_a_buffer_that_was_replaced_is_given_up(on_the_cpu):
+    model = make(compile=True)
+    model.train(2, 16)
+    assert model._captured.replay.buffer is model.replay_buffer
+    model.learn(4, reset_num_timesteps=False)
+    assert model._captured.replay is not None
+    model.replay_buffer = copy.deepcopy(model.replay_buffer)
+    model.learn(4, reset_num_timesteps=False)  # no gradient step comes before learning starts
+    assert model._captured.replay is None

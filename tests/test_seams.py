@@ -71,7 +71,8 @@ def test_a_callback_may_stop_at_a_reward_that_cannot_be_stored():
     env = Corridor(length=100)
     model, step = make(env, n_steps=5, gamma=1.0, train_freq=1), env.step
     env.step = lambda action: (*step(action)[:1], np.nan if env.steps == 3 else 1.0, False, False, {})
-    model.learn(100, lambda local_variables, _: bool(np.isfinite(local_variables["rewards"]).all()))
+    with pytest.warns(UserWarning, match="the last step was not stored, .* will reset the env: reward=nan"):
+        model.learn(100, lambda local_variables, _: bool(np.isfinite(local_variables["rewards"]).all()))
     assert (model.num_timesteps, model.replay_buffer.pos) == (3, 2)
     env.step = step
     model.learn(6, reset_num_timesteps=False)  # the env is reset
