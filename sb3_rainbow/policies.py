@@ -115,7 +115,7 @@ class RainbowPolicy(DQNPolicy):
                 net_arch = [] if first_widths else features_extractor_class.default_net_arch
         elif net_arch is None:
             net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
-        if not isinstance(net_arch, list | tuple | range | np.ndarray):
+        if not isinstance(net_arch, list | tuple | range | np.ndarray) or getattr(net_arch, "ndim", 1) == 0:
             raise ValueError(f"net_arch={net_arch!r} must be a list of layer widths, such as [512]")
         net_arch = first_widths + [whole_number(f"net_arch={net_arch}: a width", width, 1) for width in net_arch]
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:

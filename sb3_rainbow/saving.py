@@ -5,6 +5,7 @@ import json
 import pathlib
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -127,8 +128,8 @@ class SavingDQN(CheckingDQN):
                 "train a new model"
             ) from error
         load = inspect.signature(DQN.load).parameters
-        known = {*load, *constructor_arguments(cls), *saved, *model._excluded_save_params(), *dir(cls)}
-        known |= {"lr_schedule", "exploration_schedule"}  # which some leave out of their files
+        bare = vars(cls(model.policy_class, None, _init_setup_model=False))  # type: ignore[arg-type]
+        known = {*load, *constructor_arguments(cls), *saved, *bare, *model._excluded_save_params(), *dir(cls)}
         unknown = [f"{name}={value!r}" for name, value in kwargs.items() if name not in known]
         if unknown:
             warnings.warn(
@@ -137,7 +138,11 @@ class SavingDQN(CheckingDQN):
                 stacklevel=2,
             )
         if "stats_window_size" in kwargs:  # which SB3 keeps under another name
-            model._stats_window_size = whole_number("stats_window_size", kwargs["stats_window_size"], 1, 10**12)
+            size = whole_number("stats_window_size", kwargs["stats_window_size"], 1, 10**12)
+            model._stats_window_size = size
+            for name in ("ep_info_buffer", "ep_success_buffer"):  # with which a model goes on
+                if getattr(model, name) is not None:
+                    setattr(model, name, deque(getattr(model, name), maxlen=size))
         if "train_freq" in others:
             model._require_one_env_for_episodes()
         if "replay_buffer_class" in others:

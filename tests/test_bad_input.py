@@ -120,6 +120,7 @@ BAD_NETWORKS = [
     ("net_arch", [0]),
     ("net_arch", [64.5]),
     ("net_arch", 64),
+    ("net_arch", np.array(64)),
     ("features_extractor_class", "NatureConv"),
     ("features_extractor_class", "sb3_rainbow.networks.Nothing"),
     ("features_extractor_class", "no.such.module"),
@@ -449,6 +450,7 @@ def test_arguments_that_load_would_not_heed(arguments, tmp_path):
     named = " and ".join(f"{name}={value}" for name, value in arguments.items())
     with pytest.warns(UserWarning, match=rf"load\(\) sets {named}, which nothing of RainbowDQN is called"):
         RainbowDQN.load(tmp_path / "model", **arguments)
+    RainbowDQN("MlpPolicy", "CartPole-v1").save(tmp_path / "model", exclude=["exploration_rate"])
     heeded = {"exploration_rate": 0.5, "stats_window_size": 7, "replay_buffer": None, "seed": np.int64(3)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -456,6 +458,17 @@ def test_arguments_that_load_would_not_heed(arguments, tmp_path):
     assert (model.seed, model.exploration_rate) == (3, 0.5)
     with pytest.warns(UserWarning, match="before learning starts"):
         assert model.learn(1).ep_info_buffer.maxlen == 7
+
+
+def test_a_window_of_statistics_given_to_load_is_that_of_a_model_that_goes_on(tmp_path):
+    model = RainbowDQN("MlpPolicy", "CartPole-v1", learning_starts=50).learn(120)
+    model.save(tmp_path / "model")
+    kept = list(model.ep_info_buffer)
+    assert len(kept) > 3
+    loaded = RainbowDQN.load(tmp_path / "model", model.get_env(), stats_window_size=3)
+    assert list(loaded.ep_info_buffer) == kept[-3:]
+    assert loaded.learn(1, reset_num_timesteps=False).ep_info_buffer.maxlen == 3
+    assert RainbowDQN.load(tmp_path / "model", stats_window_size=200).ep_info_buffer.maxlen == 200
 
 
 def test_numbers_given_to_load_may_be_of_any_type(tmp_path):

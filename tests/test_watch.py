@@ -65,6 +65,20 @@ def test_the_log_has_means_over_all_gradient_steps_since_it_was_written():
     assert model.logger.name_to_value["train/loss"] == pytest.approx(mean, rel=1e-5)
 
 
+def test_a_run_does_not_begin_with_the_means_of_the_run_before():
+    """On a GPU those of the steps since the log was written are not brought from it before it is written again."""
+    model = make().learn(100, log_interval=10**6)
+    model._training_log.add({"loss": th.tensor(7.0)})
+    with pytest.warns(UserWarning, match="before learning starts"):
+        model.learn(10, log_interval=10**6)
+    model.dump_logs = RainbowDQN.dump_logs.__get__(model)
+    logged = {}
+    model.logger.dump = lambda step: logged.update(model.logger.name_to_value)
+    model.dump_logs()
+    assert "train/beta" in logged
+    assert "train/loss" not in logged
+
+
 def test_logged_values_are_floats_right_after_training():
     model = make().learn(100, log_interval=10**6)
     values = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
