@@ -164,11 +164,17 @@ def learning_rate_or_schedule(learning_rate: Any) -> Any:
     return learning_rate if callable(learning_rate) else first
 
 
-def discrete_actions(space: spaces.Space) -> None:
+def known_spaces(env: GymEnv) -> None:
     """
-    :param space: action space
-    :raises ValueError: when it is not Discrete, or does not start at 0
+    :param env: an env
+    :raises ValueError: when its actions are not Discrete, when SB3 cannot make tensors of its observations, or when
+        the numbers of either do not start at 0
     """
+    _discrete_actions(env.action_space)
+    _known_observations(env.observation_space)
+
+
+def _discrete_actions(space: spaces.Space) -> None:
     if not isinstance(space, spaces.Discrete):
         raise ValueError(
             f"action_space={space} is not supported: RainbowDQN chooses among Discrete actions. Wrap the env so that "
@@ -178,11 +184,7 @@ def discrete_actions(space: spaces.Space) -> None:
         raise ValueError(f"action_space={space} must start at 0: shift the actions in a wrapper of the env")
 
 
-def known_observations(space: spaces.Space) -> None:
-    """
-    :param space: observation space
-    :raises ValueError: when SB3 cannot make tensors of its observations, or its numbers do not start at 0
-    """
+def _known_observations(space: spaces.Space) -> None:
     parts = {"observation_space": space}
     if isinstance(space, spaces.Dict):
         parts = {f"observation_space[{key!r}]": part for key, part in space.spaces.items()}

@@ -131,8 +131,8 @@ class RainbowReplayBuffer(ReplayBuffer):
         :param reward: (n_envs,)
         :param done: (n_envs,) the episode ended, whether terminal or truncated
         :param infos: one for each env; ``TimeLimit.truncated`` tells a truncation from a terminal state
-        :raises ValueError: on a reward or an observation that is NaN or infinite, or an array of another shape; nothing
-            has been stored then
+        :raises ValueError: on a reward or an observation that is NaN or infinite, an observation that the dtype of its
+            space cannot hold, or an array of another shape; nothing has been stored then
         """
         obs = self._checked(obs, "observation")
         next_obs = self._checked(next_obs, "next observation")

@@ -208,7 +208,8 @@ class CheckingDQN(DQN):
         if is_empty and total_timesteps and steps >= self.learning_starts > 0:
             warnings.warn(
                 "The replay buffer is empty, and learning goes on at once, from few transitions: call "
-                f"load_replay_buffer() before, or load(..., learning_starts={steps + self.learning_starts})",
+                f"load_replay_buffer() before, or load(..., learning_starts=N) with N above {steps}: up to there "
+                "actions are random, and nothing is learned",
                 stacklevel=3,
             )
 

@@ -17,15 +17,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_rainbow.arguments import (
-    discrete_actions,
-    environment,
-    known_device,
-    known_observations,
-    number,
-    subclass_of,
-    whole_number,
-)
+from sb3_rainbow.arguments import environment, known_device, known_spaces, number, subclass_of, whole_number
 from sb3_rainbow.buffers import RainbowDictReplayBuffer, RainbowReplayBuffer, end_trajectories
 from sb3_rainbow.captured import Settings
 from sb3_rainbow.capturing import CapturingDQN
@@ -165,8 +157,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         verbose = whole_number("verbose", int(verbose) if isinstance(verbose, bool | np.bool_) else verbose, 0)
         if env is not None or _init_setup_model:  # load() may do without
             env = maybe_make_env(environment(env), verbose)
-            discrete_actions(env.action_space)
-            known_observations(env.observation_space)
+            known_spaces(env)
         super().__init__(
             policy,
             env,
@@ -451,7 +442,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         :param reset_num_timesteps: begin to count env steps anew, and reset the env
         :param progress_bar: display a progress bar using tqdm and rich
         :return: the trained model
-        :raises ValueError: on a reward, an observation, a loss or a gradient that is not finite
+        :raises ValueError: on a reward, an observation, a loss or a gradient that is not finite, and on an observation
+            that the dtype of its space cannot hold
         """
         self._clean_what_may_change()
         total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
@@ -469,7 +461,11 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 step = callback.locals
                 self._update_info_buffer(step["infos"], step["dones"])
                 names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
+                obs = step["new_obs"] if isinstance(step["new_obs"], dict) else {"observation": step["new_obs"]}
                 try:
+                    for name, array in [("reward", step["rewards"]), *obs.items()]:
+                        if not np.isfinite(array).all():  # SB3's own buffers would store it
+                            raise ValueError(f"{name} is not finite: {array}")
                     self._store_transition(step["replay_buffer"], *(step[name] for name in names))
                 except ValueError as error:  # it may be for numbers that cannot be stored that the callback has stopped
                     self._last_obs = None
@@ -492,6 +488,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             end_trajectories(self.replay_buffer)
         if self.device.type == "cpu" and not isinstance(self.q_net.features_extractor, FlattenExtractor):
             keep_freed_memory()  # for what convolutions put out
+        if self._n_updates and hasattr(self, "_logger"):
+            self._record_training()  # what a GPU has not brought yet: the next logger's first values would be of it
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:

@@ -14,7 +14,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """device="auto" is the CPU, whose numbers NumPy can read, in all tests but those that need a GPU, and name it."""
+    """
+    In all tests but those that need a GPU, and name it, device="auto" is the CPU, whose numbers NumPy can read. The
+    processes that tests start are not patched.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if needs_gpu.mark not in item.iter_markers():
             patch.setattr(th.cuda, "is_available", lambda: False)

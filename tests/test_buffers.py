@@ -557,7 +557,7 @@ def test_a_bad_number_is_refused_before_it_is_made_an_integer(bad):
 
 @pytest.mark.parametrize("bad", [0.4, 256, -1])
 def test_a_number_that_an_integer_space_cannot_hold_is_refused(bad):
-    """Such as a pixel that a wrapper has scaled, of which only 0 would be left."""
+    """Such as a pixel that a wrapper of vectorised envs has scaled, of which only 0 would be left."""
     buffer = make(4, space=spaces.Box(0, 255, (3,), np.uint8))
     whole, other = np.array([[0.0, 7.0, 255.0]]), np.array([[0, 7, bad]])
     with pytest.raises(ValueError, match=rf"next observation has {bad}.*, which uint8.*observation_space of the dtype"):

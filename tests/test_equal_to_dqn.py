@@ -62,7 +62,11 @@ def test_a_rate_that_falls_to_zero_and_below_where_the_last_rollout_oversteps(tr
     assert equal_weights(ours, theirs)
 
 
-@pytest.mark.parametrize("rate", [np.sqrt, math.sqrt, lambda progress: progress**0.5])
+def from_a_table(progress):
+    return np.linspace(1, 0, 501)[round(500 * (1 - progress))]
+
+
+@pytest.mark.parametrize("rate", [np.sqrt, math.sqrt, lambda progress: progress**0.5, from_a_table])
 def test_a_rate_that_is_not_defined_where_the_last_rollout_oversteps_stays_at_its_end(rate):
     """DQN would learn from a rate that is not a number, or raise an error."""
     kwargs = {**OFF, **ALIKE, "train_freq": 8, "learning_rate": lambda progress: 1e-3 * rate(progress)}
