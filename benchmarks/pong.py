@@ -17,9 +17,9 @@ when each variant first had a mean of 0, 10, 17 and 18, on a CPU and on a GPU, b
 The variant ``n_step`` is all of 2-, 3- and 4-step. ``--evaluate`` plays 20 games with what each run knew after every
 10,000 env steps, up to the first mean of 18. The setting is the shipped entry's, which was tuned for Rainbow.
 ``--change`` changes arguments of it or of its ``policy_kwargs``, ``n_envs``, Adam's ``eps``, ``layer_norm``,
-``input_norm`` and ``input_mean`` of the convolutions, or ``epsilon_steps``, the env steps in which epsilon falls where
-nothing is noisy, for all, and has folders of its own for results and checkpoints, as has another ``--device``, where
-learning is overlapped with playing.
+``input_norm``, ``input_mean`` and ``input_std`` of the convolutions, or ``epsilon_steps``, the env steps in which
+epsilon falls where nothing is noisy, for all, and has folders of its own for results and checkpoints, as has another
+``--device``, where learning is overlapped with playing.
 """
 
 import argparse
@@ -72,8 +72,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
     :param steps: env steps at most. Epsilon and beta change as in the entry, however many these are, but where they are
         too few for that have their last values at the end; beta keeps it when a run goes on
     :param changes: arguments and switches that are others, also of the entry's ``policy_kwargs``, Adam's ``eps``, its
-        convolutions' ``layer_norm``, ``input_norm`` and ``input_mean``, and ``epsilon_steps``; n_envs does not change
-        gradient steps per env step
+        convolutions' ``layer_norm``, ``input_norm``, ``input_mean`` and ``input_std``, and ``epsilon_steps``; n_envs
+        does not change gradient steps per env step
     :param device: such as "cpu" or "cuda"
     :return: n_envs, and arguments of RainbowDQN: the shipped Pong entry, compiled, and in bfloat16 where that is not
         known to be slower. Where nothing is noisy, epsilon falls from 1, as published, but not to 0.02: 0.01 alone cost
@@ -101,7 +101,8 @@ def setting(variant: str, steps: int, changes: dict[str, Any], device: str) -> d
         if epsilon_steps is not None:
             entry["exploration_fraction"] = min(whole_number("epsilon_steps", epsilon_steps, 1) / steps, 1.0)
     kwargs = entry["policy_kwargs"]
-    kwargs["features_extractor_kwargs"] = {"input_norm": False, "input_mean": 0.0} | kwargs["features_extractor_kwargs"]
+    known = {"input_norm": False, "input_mean": 0.0, "input_std": 1.0}
+    kwargs["features_extractor_kwargs"] = known | kwargs["features_extractor_kwargs"]
     for arguments in (kwargs["optimizer_kwargs"], kwargs["features_extractor_kwargs"], kwargs):
         arguments |= {name: changes.pop(name) for name in arguments.keys() & changes.keys()}
     own = inspect.signature(RainbowDQN).parameters.keys() - {"policy", "env", "seed", "device", "_init_setup_model"}

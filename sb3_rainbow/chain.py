@@ -9,7 +9,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, centred_bias, dueling_outputs, has_hooks, normalized
+from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, dueling_outputs, has_hooks, normalized, standardized
 from sb3_rainbow.noisy import NoisyLinear, factorised_noise
 
 # One sample for each noisy layer: factorised (in_features,) and (out_features,), independent (out, in) and (out,)
@@ -45,9 +45,10 @@ class Chain:
         self.head, self.dueling, self.dtype = network.head, network.dueling, dtype
         self.scale = network.image_scale
         extractor = network.features_extractor
-        self.input_norm, self.input_mean = False, 0.0
+        self.input_norm, self.input_mean, self.input_std = False, 0.0, 1.0
         if isinstance(extractor, ConvExtractor):
-            self.input_norm, self.input_mean = extractor.input_norm, extractor.input_mean
+            self.input_norm = extractor.input_norm
+            self.input_mean, self.input_std = extractor.input_mean, extractor.input_std
         images = list(extractor.cnn) if isinstance(extractor, ConvExtractor) else [extractor]
 
         def layer(module: nn.Module) -> _Layer:
@@ -70,8 +71,8 @@ class Chain:
             own = type(extractor)
             is_ours = own.forward is ConvExtractor.forward and own.forward_scaled is ConvExtractor.forward_scaled
             is_known = is_ours and type(extractor.cnn) is nn.Sequential and all(map(_is_known_of_images, extractor.cnn))
-            is_centred = extractor.input_norm or extractor.input_mean
-            is_known = is_known and (not is_centred or type(extractor.cnn[0]) is nn.Conv2d)
+            is_changed = extractor.input_norm or (extractor.input_mean, extractor.input_std) != (0.0, 1.0)
+            is_known = is_known and (not is_changed or type(extractor.cnn[0]) is nn.Conv2d)
         else:
             is_known = type(extractor) is FlattenExtractor
         if not all(type(stream) is nn.Sequential for stream in network.streams):
@@ -126,7 +127,7 @@ class Chain:
                 weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
                 if isinstance(module, nn.Conv2d):
                     if index == 0 and not self.input_norm:
-                        bias = centred_bias(weight, bias, self.input_mean)
+                        weight, bias = standardized(weight, bias, self.input_mean, self.input_std)
                         weight = weight if self.scale is None else weight * self.scale
                     weight, bias = _blocks_of_weights(weight, module).to(self.dtype), bias.to(self.dtype)
                 weights += [weight, bias]

@@ -34,13 +34,14 @@ class ConvExtractor(BaseFeaturesExtractor):
         bright ground counts for as much as the ground
     :param input_mean: subtract this from the scaled pixels, to the same end where screens have one brightness: in
         gradient steps it takes no time
+    :param input_std: divide them by this then, as ``input_norm`` does where screens have one contrast, too
     :raises ValueError: when the space is no image, or one too small for the convolutions, or on what is no switch or
         number
     """
 
     layers: ClassVar[tuple[tuple[int, int, int], ...]]  # (filters, kernel size, stride)
     default_net_arch: ClassVar[list[int]] = [512]  # of each stream behind it
-    input_norm, input_mean = False, 0.0  # of users' subclasses that do not call this constructor
+    input_norm, input_mean, input_std = False, 0.0, 1.0  # of users' subclasses that do not call this constructor
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class ConvExtractor(BaseFeaturesExtractor):
         layer_norm: bool = False,
         input_norm: bool = False,
         input_mean: float = 0.0,
+        input_std: float = 1.0,
     ) -> None:
         name = type(self).__name__
         normalized_image = switch("normalized_image", normalized_image)
@@ -74,6 +76,7 @@ class ConvExtractor(BaseFeaturesExtractor):
             channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
         super().__init__(observation_space, channels * height * width)
         self.input_norm, self.input_mean = input_norm, number("input_mean", input_mean, -math.inf)
+        self.input_std = number("input_std", input_std, 0, above=True)
         self.cnn = nn.Sequential(*modules, nn.Flatten())
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
@@ -83,7 +86,9 @@ class ConvExtractor(BaseFeaturesExtractor):
         """
         if self.input_norm:
             return self.cnn(normalized(observations))
-        return self.cnn(observations - self.input_mean if self.input_mean else observations)
+        if (self.input_mean, self.input_std) == (0.0, 1.0):
+            return self.cnn(observations)
+        return self.cnn((observations - self.input_mean) / self.input_std)
 
     def forward_scaled(self, observations: Any, scale: float) -> th.Tensor:
         """
@@ -102,8 +107,8 @@ class ConvExtractor(BaseFeaturesExtractor):
             return self.cnn(normalized(observations, scale))
         if self.input_mean and (first.padding != (0, 0) or first.bias is None):
             return self(observations * scale)
-        bias = centred_bias(first.weight, first.bias, self.input_mean)
-        return self.cnn[1:](first._conv_forward(observations, first.weight * scale, bias))
+        weight, bias = standardized(first.weight, first.bias, self.input_mean, self.input_std)
+        return self.cnn[1:](first._conv_forward(observations, weight * scale, bias))
 
 
 class NatureConv(ConvExtractor):
@@ -144,14 +149,17 @@ def normalized(observations: th.Tensor, scale: float = 1.0) -> th.Tensor:
     return rows.movedim(-1, 1)
 
 
-def centred_bias(weight: th.Tensor, bias: th.Tensor, mean: float) -> th.Tensor:
+def standardized(weight: th.Tensor, bias: th.Tensor, mean: float, std: float) -> tuple[th.Tensor, th.Tensor]:
     """
-    :param weight: (filters, channels, height, width) of a convolution that pads nothing
+    :param weight: (filters, channels, height, width) of a convolution that pads nothing, if there is a mean
     :param bias: (filters,)
     :param mean: of its input
-    :return: (filters,) the bias with which it puts out what it would if the mean were subtracted from its input
+    :param std: of its input
+    :return: weight and bias with which it puts out what it would of its input less the mean and divided by the standard
+        deviation
     """
-    return bias - mean * weight.sum(dim=(1, 2, 3)) if mean else bias
+    weight = weight if std == 1 else weight / std
+    return weight, bias - mean * weight.sum(dim=(1, 2, 3)) if mean else bias
 
 
 def copied(observations: PyTorchObs) -> PyTorchObs:

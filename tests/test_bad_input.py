@@ -369,6 +369,13 @@ def test_a_mean_of_the_input_is_a_number(mean):
         RainbowDQN("CnnPolicy", Corridor(observation="image"), policy_kwargs=kwargs)
 
 
+@pytest.mark.parametrize("std", [0, -0.2, float("inf"), "0.2"])
+def test_a_standard_deviation_of_the_input_is_above_zero(std):
+    kwargs = {"features_extractor_kwargs": {"input_std": std}}
+    with pytest.raises(ValueError, match=f"input_std={std!r} must be a number above 0$"):
+        RainbowDQN("CnnPolicy", Corridor(observation="image"), policy_kwargs=kwargs)
+
+
 @pytest.mark.parametrize("name", ["layer_norm", "input_norm", "normalized_image"])
 def test_switches_of_convolutions(name):
     with pytest.raises(ValueError, match=f"{name}='False' must be True or False"):

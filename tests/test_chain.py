@@ -39,6 +39,8 @@ CASES = [
     (IMAGES, {"features_extractor_class": DataEfficientConv, "features_extractor_kwargs": {"input_norm": True}}),
     (IMAGES, {"features_extractor_class": Uneven, "features_extractor_kwargs": {"input_mean": 0.4}}),
     (IMAGES, {"normalize_images": False, "features_extractor_kwargs": {"input_mean": -90}}),
+    (IMAGES, {"features_extractor_class": Uneven, "features_extractor_kwargs": {"input_std": 0.3}}),
+    (IMAGES, {"normalize_images": False, "features_extractor_kwargs": {"input_mean": 100, "input_std": 50}}),
     (IMAGES, {"distributional": False, "dueling_aggregation": "max", "noise": "independent", "net_arch": [12]}),
     (IMAGES, {"noisy": False, "normalize_images": False, "net_arch": []}),
     (VECTORS, {}),
@@ -161,6 +163,7 @@ class Pooled(BaseFeaturesExtractor):
         (IMAGES, {"features_extractor_class": Pooled}),
         (IMAGES, {"features_extractor_class": Shifted, "features_extractor_kwargs": {"input_norm": True}}),
         (IMAGES, {"features_extractor_class": Shifted, "features_extractor_kwargs": {"input_mean": 0.4}}),
+        (IMAGES, {"features_extractor_class": Shifted, "features_extractor_kwargs": {"input_std": 0.2}}),
         (VECTORS, {"activation_fn": nn.PReLU}),
         (VECTORS, {"activation_fn": partial(nn.Softmax, dim=1)}),  # of both streams together it would be another
         (VECTORS, {"activation_fn": nn.RReLU}),  # depends on the mode, which target networks have of their own

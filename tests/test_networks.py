@@ -87,13 +87,14 @@ def test_normalization_is_of_each_observation_by_itself(extractor_class, layer_n
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_a_mean_of_the_input_is_subtracted_from_scaled_pixels(layer_norm):
+@pytest.mark.parametrize(("mean", "std"), [(0.4, 1), (0.4, 0.2), (0, 0.2)])
+def test_scaled_pixels_less_a_mean_and_divided_by_a_standard_deviation(layer_norm, mean, std):
     set_random_seed(0)
-    extractor = DataEfficientConv(ATARI, layer_norm=layer_norm, input_mean=0.4)
+    extractor = DataEfficientConv(ATARI, layer_norm=layer_norm, input_mean=mean, input_std=std)
     bare = DataEfficientConv(ATARI, layer_norm=layer_norm)
     bare.load_state_dict(extractor.state_dict())
     pixels = th.randint(0, 256, (3, *ATARI.shape), dtype=th.uint8).float()
-    expected = bare(pixels / 255 - 0.4)
+    expected = bare((pixels / 255 - mean) / std)
     th.testing.assert_close(extractor(pixels / 255), expected, rtol=0, atol=1e-5)
     th.testing.assert_close(extractor.forward_scaled(pixels, 1 / 255), expected, rtol=0, atol=1e-5)
     weights = extractor.cnn[0].weight, bare.cnn[0].weight
@@ -102,9 +103,10 @@ def test_a_mean_of_the_input_is_subtracted_from_scaled_pixels(layer_norm):
     th.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("input_mean", [0, 0.4])
 @pytest.mark.parametrize("convolution", [nn.Conv2d(4, 8, 5, 5, bias=False), nn.Conv2d(4, 8, 5, 5, padding=2)])
-def test_a_mean_of_the_input_of_a_convolution_of_a_users(convolution):
-    extractor = DataEfficientConv(ATARI, input_mean=0.4)
+def test_a_mean_and_a_standard_deviation_of_the_input_of_a_convolution_of_a_users(convolution, input_mean):
+    extractor = DataEfficientConv(ATARI, input_mean=input_mean, input_std=0.2)
     extractor.cnn = nn.Sequential(convolution, nn.Flatten())
     pixels = th.randint(0, 256, (3, *ATARI.shape), dtype=th.uint8).float()
     th.testing.assert_close(extractor.forward_scaled(pixels, 1 / 255), extractor(pixels / 255), rtol=0, atol=1e-5)

@@ -244,14 +244,15 @@ def test_changes_reach_what_they_name(pong):
         "learning_starts": 7,
         "input_norm": True,
         "input_mean": 0.4,
+        "input_std": 0.2,
     }
     arguments = pong.setting("rainbow", 10_000, changes, "cpu")
     assert (arguments["n_envs"], arguments["gradient_steps"], arguments["learning_starts"]) == (16, 8, 7)
     assert arguments["policy_kwargs"]["sigma_init"] == 0.5
     assert arguments["policy_kwargs"]["optimizer_kwargs"]["eps"] == 1e-8
     assert arguments["policy_kwargs"]["features_extractor_kwargs"] == {
-        "layer_norm": True, "input_norm": True, "input_mean": 0.4}  # fmt: skip
-    assert not {"sigma_init", "input_norm", "input_mean"} & arguments.keys()
+        "layer_norm": True, "input_norm": True, "input_mean": 0.4, "input_std": 0.2}  # fmt: skip
+    assert not {"sigma_init", "input_norm", "input_mean", "input_std"} & arguments.keys()
     assert pong.following(9_999, 10_000) == 10_000
     assert pong.following(10_000, 10_000) == 20_000
 
