@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ale_py
 import gymnasium as gym
 import numpy as np
-from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
@@ -20,6 +18,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, V
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from sb3_rainbow.arguments import instance_of, number, switch, whole_number
+
+try:
+    import ale_py
+    from ale_py.vector_env import AtariVectorEnv
+except ImportError as error:
+    error.add_note("Atari games come with the extra atari: in a clone, pip install '.[atari]'")
+    raise
 
 gym.register_envs(ale_py)
 

@@ -427,7 +427,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         self,
         total_timesteps: float,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
+        log_interval: int | None = 4,
         tb_log_name: str = "RainbowDQN",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
-from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_rainbow.arguments import known_device, switch, whole_number
@@ -68,7 +68,7 @@ class SavingDQN(CheckingDQN):
         return parameters
 
     def set_parameters(
-        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+        self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
         """
         Load state dicts; see SB3's ``BaseAlgorithm``. Those of a file that was saved with ``play_only=True`` are enough

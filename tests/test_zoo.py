@@ -57,6 +57,16 @@ def zoo(monkeypatch):
     return call
 
 
+@pytest.mark.parametrize(
+    ("module", "package", "extra"), [("sb3_rainbow.envs", "ale_py", "atari"), ("sb3_rainbow.zoo", "rl_zoo3", "zoo")]
+)
+def test_an_extra_that_is_missing_is_named(module, package, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with warnings.catch_warnings(action="ignore"), pytest.raises(ImportError) as caught:  # it is imported already
+        runpy.run_module(module)
+    assert any(f"pip install '.[{extra}]'" in note for note in caught.value.__notes__)
+
+
 def train(zoo, *arguments, env="CartPole-v1"):
     zoo(rl_zoo3.train.train, "--algo", "rainbow", "--env", env, "-f", "logs", "--eval-freq", "-1", "--seed", "0",
         "--num-threads", "1", *arguments)  # fmt: skip
