@@ -98,6 +98,8 @@ class Chain:
             return obs.float() if self.scale is None else obs.float() * self.scale
         if self.input_norm:
             obs = normalized(obs.float(), self.scale or 1.0)
+        elif self.scale is None and (self.input_mean, self.input_std) != (0.0, 1.0):
+            obs = (obs.float() - self.input_mean) / self.input_std  # what a mean leaves of floats may be little
         return _blocks_of_images(obs, first).to(self.dtype)
 
     def noise(self) -> Noise:
@@ -126,9 +128,9 @@ class Chain:
             if has_weights:
                 weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
                 if isinstance(module, nn.Conv2d):
-                    if index == 0 and not self.input_norm:
+                    if index == 0 and not self.input_norm and self.scale is not None:
                         weight, bias = standardized(weight, bias, self.input_mean, self.input_std)
-                        weight = weight if self.scale is None else weight * self.scale
+                        weight = weight * self.scale
                     weight, bias = _blocks_of_weights(weight, module).to(self.dtype), bias.to(self.dtype)
                 weights += [weight, bias]
         remaining_noise = iter(noise)

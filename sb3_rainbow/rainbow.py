@@ -31,7 +31,7 @@ from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
 from sb3_rainbow.saving import SavingDQN
-from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite, shows_returns
+from sb3_rainbow.watch import SupportWatch, TrainingLog, require_finite, require_finite_step, shows_returns
 
 
 class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
@@ -461,11 +461,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 step = callback.locals
                 self._update_info_buffer(step["infos"], step["dones"])
                 names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
-                obs = step["new_obs"] if isinstance(step["new_obs"], dict) else {"observation": step["new_obs"]}
+                last_obs = [info["terminal_observation"] for info in step["infos"] if "terminal_observation" in info]
                 try:
-                    for name, array in [("reward", step["rewards"]), *obs.items()]:
-                        if not np.isfinite(array).all():  # SB3's own buffers would store it
-                            raise ValueError(f"{name} is not finite: {array}")
+                    require_finite_step(step["rewards"], [step["new_obs"], *last_obs])  # SB3's own buffers do not
                     self._store_transition(step["replay_buffer"], *(step[name] for name in names))
                 except ValueError as error:  # it may be for numbers that cannot be stored that the callback has stopped
                     self._last_obs = None

@@ -40,6 +40,20 @@ def require_finite(env_step: int, **values: Any) -> None:
             )
 
 
+def require_finite_step(rewards: np.ndarray, observations: list[Any]) -> None:
+    """
+    :param rewards: (n_envs,)
+    :param observations: arrays, and dicts of arrays
+    :raises ValueError: on a number that is not finite
+    """
+    named = [("reward", rewards)]
+    for obs in observations:
+        named += obs.items() if isinstance(obs, dict) else [("observation", obs)]
+    for name, array in named:
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite: {array}")
+
+
 class TrainingLog:
     """Means of tensors over gradient steps, brought from the device only when they are recorded."""
 

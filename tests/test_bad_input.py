@@ -468,13 +468,14 @@ def test_arguments_that_load_would_not_heed(arguments, tmp_path):
 
 
 def test_a_window_of_statistics_given_to_load_is_that_of_a_model_that_goes_on(tmp_path):
-    model = RainbowDQN("MlpPolicy", "CartPole-v1", learning_starts=50).learn(120)
+    model = RainbowDQN("MlpPolicy", Corridor(length=5), learning_starts=50).learn(120)
     model.save(tmp_path / "model")
     kept = list(model.ep_info_buffer)
     assert len(kept) > 3
     loaded = RainbowDQN.load(tmp_path / "model", model.get_env(), stats_window_size=3)
     assert list(loaded.ep_info_buffer) == kept[-3:]
-    assert loaded.learn(1, reset_num_timesteps=False).ep_info_buffer.maxlen == 3
+    with pytest.warns(UserWarning, match="replay buffer is empty"):
+        assert loaded.learn(1, reset_num_timesteps=False).ep_info_buffer.maxlen == 3
     assert RainbowDQN.load(tmp_path / "model", stats_window_size=200).ep_info_buffer.maxlen == 200
 
 

@@ -122,6 +122,17 @@ def test_bfloat16(distributional):
     assert 0 < (outputs - expected).norm() < 0.02 * expected.norm()
 
 
+def test_what_a_mean_leaves_of_floats_is_not_lost_in_bfloat16():
+    space = spaces.Box(-np.inf, np.inf, IMAGES.shape, np.float32)
+    extractor_kwargs = {"input_mean": 1000, "normalized_image": True}
+    network = network_of(space, normalize_images=False, features_extractor_kwargs=extractor_kwargs, noisy=False)
+    chains = Chain(network, th.float32), Chain(network, th.bfloat16)
+    obs = 1000 + th.randn(7, *space.shape)
+    parameters = dict(network.named_parameters())
+    expected, outputs = (chain.outputs(chain.weights(parameters, []), chain.prepared(obs)) for chain in chains)
+    assert 0 < (outputs - expected).norm() < 0.02 * expected.norm()
+
+
 class OwnForward(NatureConv):
     def forward(self, observations):
         return super().forward(observations) * 2

@@ -37,6 +37,18 @@ def test_all_that_training_needs_is_saved(model, tmp_path):
     assert moments.keys() == model.policy.optimizer.state_dict()["state"].keys() != set()
 
 
+class TakesNames(RainbowDQN):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        assert kwargs["policy"] is not None  # as SB3 gives both
+        assert "env" in kwargs
+
+
+def test_a_subclass_may_take_what_it_likes_as_sb3_lets_it(tmp_path):
+    TakesNames(policy="MlpPolicy", env="CartPole-v1").save(tmp_path / "model")
+    assert TakesNames.load(tmp_path / "model", gamma=0.9).gamma == 0.9
+
+
 def test_file_objects(model):
     file = io.BytesIO()
     model.save(file)
