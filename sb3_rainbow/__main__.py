@@ -36,7 +36,8 @@ def main() -> None:
     register()
     # Some scripts start others, which would not know of Rainbow
     subprocess.call = _to_ourselves(subprocess.call)
-    _mend_push_to_hub()
+    if script == "push_to_hub":
+        _mend_push_to_hub()
     # The package of the plots has imported the module already, which makes no difference here
     warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

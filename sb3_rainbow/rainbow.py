@@ -159,31 +159,31 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             env = maybe_make_env(environment(env), verbose)
             known_spaces(env)
         super().__init__(
-            policy,
-            env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
-            replay_buffer_class,
-            replay_buffer_kwargs,
-            optimize_memory_usage,
-            n_steps,
-            target_update_interval,
-            exploration_fraction,  # type: ignore[arg-type]  # None, which is replaced when the model is set up
-            exploration_initial_eps,  # type: ignore[arg-type]
-            exploration_final_eps,  # type: ignore[arg-type]
-            max_grad_norm,  # type: ignore[arg-type]
-            whole_number("stats_window_size", stats_window_size, 1, 10**12),
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            known_device(device),
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,  # type: ignore[arg-type]  # None, which is replaced when the model is set up
+            exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type]
+            exploration_final_eps=exploration_final_eps,  # type: ignore[arg-type]
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            stats_window_size=whole_number("stats_window_size", stats_window_size, 1, 10**12),
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=known_device(device),
             _init_setup_model=False,
         )
         if _init_setup_model:
