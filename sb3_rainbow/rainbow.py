@@ -174,7 +174,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             target_update_interval=target_update_interval,
-            exploration_fraction=exploration_fraction,  # type: ignore[arg-type]  # None, which is replaced when the model is set up
+            # These three may be None, which is replaced when the model is set up
+            exploration_fraction=exploration_fraction,  # type: ignore[arg-type]
             exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type]
             exploration_final_eps=exploration_final_eps,  # type: ignore[arg-type]
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
@@ -463,7 +464,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
                 last_obs = [info["terminal_observation"] for info in step["infos"] if "terminal_observation" in info]
                 try:
-                    require_finite_step(step["rewards"], [step["new_obs"], *last_obs])  # SB3's own buffers do not
+                    require_finite_step(step["rewards"], [step["new_obs"], *last_obs])  # SB3's buffers do not look
                     self._store_transition(step["replay_buffer"], *(step[name] for name in names))
                 except ValueError as error:  # it may be for numbers that cannot be stored that the callback has stopped
                     self._last_obs = None

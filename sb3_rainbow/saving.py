@@ -128,7 +128,7 @@ class SavingDQN(CheckingDQN):
                 "train a new model"
             ) from error
         load = inspect.signature(DQN.load).parameters
-        bare = vars(DQN("MlpPolicy", None, _init_setup_model=False))  # type: ignore[arg-type]
+        bare = vars(DQN("MlpPolicy", None, _init_setup_model=False))  # type: ignore[arg-type]  # a file may leave some out
         known = {*load, *constructor_arguments(cls), *saved, *bare, *model._excluded_save_params(), *dir(cls)}
         unknown = [f"{name}={value!r}" for name, value in kwargs.items() if name not in known]
         if unknown:
