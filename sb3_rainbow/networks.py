@@ -34,7 +34,8 @@ class ConvExtractor(BaseFeaturesExtractor):
         bright ground counts for as much as the ground
     :param input_mean: subtract this from the scaled pixels, to the same end where screens have one brightness: in
         gradient steps it takes no time
-    :param input_std: divide them by this then, as ``input_norm`` does where screens have one contrast, too
+    :param input_std: divide them by this then, as ``input_norm`` does where screens have one contrast, too. With
+        ``amp``, much below 0.1 it makes what bfloat16 rounds count
     :raises ValueError: when the space is no image, or one too small for the convolutions, or on what is no switch or
         number
     """

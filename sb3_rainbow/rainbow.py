@@ -377,8 +377,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if isinstance(buffer, RainbowReplayBuffer) and isinstance(buffer.sampler, PrioritizedSampler):
             self.logger.record("train/beta", self.prioritized_replay_beta)
             self.logger.record("train/max_priority", buffer.sampler.max_priority)
-        assert buffer is not None
-        if "support_edge" in means and shows_returns(buffer):
+        if "support_edge" in means and buffer is not None and shows_returns(buffer):
             self._support_watch.add(means["support_edge"], steps, buffer, self.gamma, self._vec_normalize_env)
 
     def dump_logs(self) -> None:
@@ -461,11 +460,10 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
                 # stops with each episode, no last reward would ever be learned from
                 step = callback.locals
                 self._update_info_buffer(step["infos"], step["dones"])
-                names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
-                last_obs = [info["terminal_observation"] for info in step["infos"] if "terminal_observation" in info]
+                made = [step[name] for name in ("new_obs", "rewards", "dones", "infos")]
                 try:
-                    require_finite_step(step["rewards"], [step["new_obs"], *last_obs])  # SB3's buffers do not look
-                    self._store_transition(step["replay_buffer"], *(step[name] for name in names))
+                    require_finite_step(*made)  # SB3's buffers do not look
+                    self._store_transition(step["replay_buffer"], step["buffer_actions"], *made)
                 except ValueError as error:  # it may be for numbers that cannot be stored that the callback has stopped
                     self._last_obs = None
                     warnings.warn(f"the last step was not stored, learn() will reset the env: {error}", stacklevel=2)
@@ -487,7 +485,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             end_trajectories(self.replay_buffer)
         if self.device.type == "cpu" and not isinstance(self.q_net.features_extractor, FlattenExtractor):
             keep_freed_memory()  # for what convolutions put out
-        if self._n_updates and hasattr(self, "_logger"):
+        if self._n_updates and getattr(self, "_logger", None) is not None:
             self._record_training()  # what a GPU has not brought yet: the next logger's first values would be of it
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 

@@ -40,15 +40,22 @@ def require_finite(env_step: int, **values: Any) -> None:
             )
 
 
-def require_finite_step(rewards: np.ndarray, observations: list[Any]) -> None:
+def require_finite_step(
+    new_obs: np.ndarray | dict[str, np.ndarray], rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+) -> None:
     """
+    What a ``VecEnv`` returns, of which only what a replay buffer stores is looked at.
+
+    :param new_obs: (n_envs, *obs_shape), or a dict of such arrays
     :param rewards: (n_envs,)
-    :param observations: arrays, and dicts of arrays
+    :param dones: (n_envs,)
+    :param infos: of each env, with its episode's last observation where that has ended
     :raises ValueError: on a number that is not finite
     """
+    last_obs = [info.get("terminal_observation") for info, done in zip(infos, dones, strict=True) if done]
     named = [("reward", rewards)]
-    for obs in observations:
-        named += obs.items() if isinstance(obs, dict) else [("observation", obs)]
+    for obs in [new_obs, *(obs for obs in last_obs if obs is not None)]:
+        named += [(key, obs[key]) for key in new_obs] if isinstance(new_obs, dict) else [("observation", obs)]
     for name, array in named:
         if not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite: {array}")

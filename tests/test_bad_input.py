@@ -474,6 +474,7 @@ def test_a_window_of_statistics_given_to_load_is_that_of_a_model_that_goes_on(tm
     assert len(kept) > 3
     loaded = RainbowDQN.load(tmp_path / "model", model.get_env(), stats_window_size=3)
     assert list(loaded.ep_info_buffer) == kept[-3:]
+    assert loaded.ep_success_buffer.maxlen == 3
     with pytest.warns(UserWarning, match="replay buffer is empty"):
         assert loaded.learn(1, reset_num_timesteps=False).ep_info_buffer.maxlen == 3
     assert RainbowDQN.load(tmp_path / "model", stats_window_size=200).ep_info_buffer.maxlen == 200

@@ -5,12 +5,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from envs import Corridor
+from gymnasium import Env, spaces
 from models import corridors, interrupt_at, make
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.envs import BitFlippingEnv
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_rainbow import RainbowDQN
 
@@ -86,6 +87,69 @@ def test_a_callback_may_stop_at_numbers_that_cannot_be_stored(buffer_class, bad,
     env.step = step
     model.learn(6, reset_num_timesteps=False)  # the env is reset
     assert model.replay_buffer._get_samples(np.array([0, 2])).rewards.ravel().tolist() == [2, 1 + 2 + 3 + 4 + 5]
+
+
+class Named(Env):
+    """Its observations say more than their space, which SB3 leaves out."""
+
+    observation_space = spaces.Dict({"x": spaces.Box(-10, 10, (1,))})
+    action_space = spaces.Discrete(2)
+    bad_step: int | None = None
+
+    def _observation(self):
+        x = np.nan if self.steps == self.bad_step else self.steps
+        return {"x": np.full(1, x, np.float32), "name": "a", "missing": None}
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observation(), float(self.steps), self.steps == 3, False, {}
+
+
+@ends_early
+@pytest.mark.parametrize("buffer_class", [None, DictReplayBuffer])
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_callback_may_stop_where_observations_say_more_than_their_space(buffer_class, stop):
+    kwargs = {"replay_buffer_class": buffer_class, "prioritized_replay": buffer_class is None}
+    model = make(Named(), "MultiInputPolicy", train_freq=1, n_steps=1, **kwargs)
+    model.learn(100, lambda *_: model.num_timesteps < stop)
+    assert model.replay_buffer.pos == stop
+    sample = model.replay_buffer._get_samples(np.arange(stop))
+    assert sample.next_observations["x"].ravel().tolist() == [1, 2, 3][:stop]
+
+
+@ends_early
+@pytest.mark.parametrize("bad_step", [2, 3])
+def test_a_callback_may_stop_at_a_dict_that_cannot_be_stored(bad_step):
+    env = Named()
+    env.bad_step = bad_step
+    kwargs = {"replay_buffer_class": DictReplayBuffer, "prioritized_replay": False}
+    model = make(env, "MultiInputPolicy", train_freq=1, n_steps=1, **kwargs)
+    with pytest.warns(UserWarning, match="the last step was not stored, .* will reset the env: x is not finite"):
+        model.learn(100, lambda *_: model.num_timesteps < bad_step)
+    assert model.replay_buffer.pos == bad_step - 1
+
+
+class WithoutLastObservations(VecEnvWrapper):
+    """Its infos always have the key, with None where no episode has ended."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        obs, rewards, dones, infos = self.venv.step_wait()
+        return obs, rewards, dones, [{"terminal_observation": None} | info for info in infos]
+
+
+@ends_early
+def test_a_callback_may_stop_where_infos_have_no_last_observation_yet():
+    env = WithoutLastObservations(DummyVecEnv([lambda: Corridor(length=3), lambda: Corridor(length=7)]))
+    model = make(env, n_steps=1, train_freq=1).learn(100, lambda local, _: local["self"].num_timesteps < 6)
+    assert model.replay_buffer._get_samples(np.array([4, 5])).next_observations[:, 1].tolist() == [3, 3]
 
 
 @ends_early
