@@ -229,7 +229,8 @@ def measure(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
     start = time.perf_counter()
     functions = BUFFERS[name][0](size)
     fill = (time.perf_counter() - start) / size * 1e6
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
     table = []
     for batch in BATCHES:
         calls = max(6400 // batch, 10)

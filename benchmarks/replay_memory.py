@@ -46,7 +46,8 @@ def peak() -> float:
     """
     :return: highest resident memory of this process so far, in GB
     """
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 class MemoryCurve(BaseCallback):

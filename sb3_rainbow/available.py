@@ -1,5 +1,6 @@
 """Ground floor: what this machine has: memory that the process can still take, and fast bfloat16."""
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +47,7 @@ def _room(group: Path, limit: str, used: str, files: tuple[str, str]) -> int:
 def _text(file: Path) -> str:
     """What Linux says there: other systems have no such files, nor has every container, and a group may end"""
     with suppress(OSError):
-        return file.read_text()
+        return os.fsdecode(file.read_bytes())  # a group may be named in any encoding
     return ""
 
 

@@ -24,19 +24,27 @@ class Compiled:
         surroundings = function.__globals__, function.__name__, function.__defaults__, function.__closure__
         own = types.FunctionType(function.__code__.replace(), *surroundings)
         own.__kwdefaults__ = function.__kwdefaults__
-        self._fast = th.compile(own, dynamic=dynamic, options=options)
+        self._refusal: RuntimeError | None = None
+        try:
+            self._fast = th.compile(own, dynamic=dynamic, options=options)
+        except RuntimeError as error:  # of a Python that is too new for this torch: a saved model may still play there
+            self._refusal = error
 
     def __call__(self, *args: Any) -> Any:
+        if self._refusal is not None:
+            raise _not_here(self._refusal) from self._refusal
         try:
             return self._fast(*args)
         except th._dynamo.exc.ShortenTraceback as error:  # of a compiler that failed, or of one that is not there
-            cause = getattr(error, "inner_exception", error)
-            raise ValueError(
-                f"compile=True does not work on this machine: {cause}. Install a C++ compiler, such as g++, and the "
-                "headers of Python, on a GPU Triton too, or write compile=False (a saved model may have been made with "
-                "True)"
-            ) from error
+            raise _not_here(getattr(error, "inner_exception", error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         function, dynamic, options = self._made_of
         return partial(Compiled, **options), (function, dynamic)
+
+
+def _not_here(cause: Exception) -> ValueError:
+    return ValueError(
+        f"compile=True does not work on this machine: {cause}. Install a C++ compiler, such as g++, and the headers of "
+        "Python, on a GPU Triton too, or write compile=False (a saved model may have been made with True)"
+    )

@@ -5,11 +5,15 @@ import io
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
 PathOrFile = str | pathlib.Path | io.BufferedIOBase
+
+# So often, with so many seconds between, a file is to be replaced before it is written into
+_TRIES, _WAIT = 10, 0.1
 
 
 @contextmanager
@@ -29,7 +33,8 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
     if not path.suffix:
         path = path.with_name(f"{path.name}.{suffix}")
     path = path.resolve()  # a link stays a link, to the new file
-    if path.is_dir():  # SB3 warns and chooses another name
+    is_alone = path.exists() and not os.access(path.parent, os.W_OK)  # it may be written, but nothing beside it
+    if is_alone or path.is_dir():  # of a folder SB3 warns, and chooses another name
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,11 +58,16 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
 
 
 def _move(source: pathlib.Path, target: pathlib.Path) -> None:
-    try:
-        os.replace(source, target)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        # A single file that is mounted into a container is written into: a crash here leaves ``source`` alone
-        shutil.copyfile(source, target)
-        source.unlink()
+    for _ in range(_TRIES):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:  # on Windows while somebody reads the file, or of another user in a folder such as /tmp
+            time.sleep(_WAIT)
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # as of a single file that is mounted into a container
+                raise
+            break
+    # It is written into: a crash here leaves ``source`` alone
+    shutil.copyfile(source, target)
+    source.unlink()

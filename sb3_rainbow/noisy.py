@@ -1,9 +1,10 @@
 """Ground floor: noisy linear layers and the switch of their noise, which has nothing to do with train and eval mode."""
 
+import contextlib
 import math
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch as th
 from torch import nn
@@ -12,9 +13,26 @@ from torch.nn import functional as F
 from sb3_rainbow.arguments import number, one_of, whole_number
 
 NOISE_KINDS = ("factorised", "independent")
-# Held while layers have the noise of one forward pass: another thread may act with the same network meanwhile. All
-# models of a process share it
-NOISE_LOCK = threading.RLock()
+_lock = threading.RLock()
+
+
+def noise_lock() -> contextlib.AbstractContextManager:
+    """
+    :return: to be held while layers have the noise of one forward pass: another thread may act with the same network
+        meanwhile. All models of a process share it
+    """
+    return _lock
+
+
+def _begin_anew() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(
+    os, "register_at_fork"
+):  # forked while another thread held it, a process would wait for that thread for ever
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class NoisyLinear(nn.Module):
@@ -169,7 +187,7 @@ def _reset_noise(layers: list[NoisyLinear], n_samples: int | None) -> None:
             layer.set_noise(noise_in, noise_out)
 
 
-@contextmanager
+@contextlib.contextmanager
 def fresh_noise(module: nn.Module, n_samples: int | None) -> Iterator[None]:
     """
     Use other noise for a while; afterwards the layers have the noise they had before. Other threads wait for that.
@@ -178,7 +196,7 @@ def fresh_noise(module: nn.Module, n_samples: int | None) -> Iterator[None]:
     :param n_samples: as for ``NoisyLinear.reset_noise``
     """
     layers = noisy_layers(module)
-    with NOISE_LOCK:
+    with noise_lock():
         before = [(layer._noise_in, layer._noise_out) for layer in layers]
         _reset_noise(layers, n_samples)
         try:

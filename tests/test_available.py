@@ -35,7 +35,7 @@ def root(tmp_path, monkeypatch):
 
 def process_in(root, line):
     (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    (root / "proc/self/cgroup").write_bytes(f"9:name=systemd:/\n{line}\n".encode("latin-1"))
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,8 @@ def process_in(root, line):
         ("4:memory:/slurm/job_1", {f"{V1}/slurm/job_1": (300, 100, 0), V1: (NO_LIMIT_V1, 900, 0)}, 200),
         # It may use more than it is allowed now, where the limit was lowered
         ("0::/", {V2: (100, 300, 0)}, 0),
+        # In the encoding of whoever made it
+        ("0::/caf\u00e9", {f"{V2}/caf\udce9": (300, 100, 0)}, 200),
         # No limit, or one above what the machine has
         ("0::/", {V2: ("max", 100, 0)}, 1000),
         ("0::/", {V2: (10**12, 100, 0)}, 1000),
@@ -79,15 +81,15 @@ def test_a_container_may_show_less(root, missing, expected):
 
 
 def test_a_control_group_may_end_meanwhile(root, monkeypatch):
-    def read_text(file):
+    def read_bytes(file):
         if file.name == "memory.max":
             raise OSError(19, "No such device")
         return read(file)
 
     process_in(root, "0::/")
     control_group(root, V2, 600, 300, 120)
-    read = Path.read_text
-    monkeypatch.setattr(Path, "read_text", read_text)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     assert available_memory(root) == 1000
 
 

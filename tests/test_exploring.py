@@ -1,5 +1,7 @@
 """What acts: noise and epsilon, fresh for each env and each step, and the network as users call it."""
 
+import os
+import signal
 import threading
 
 import gymnasium as gym
@@ -128,6 +130,32 @@ def test_another_thread_may_act_meanwhile(work):
         second.join()
     assert not any(results)
     assert second_is_inside.is_set()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # that is what is tried
+def test_a_process_forked_while_another_thread_trains_may_act():
+    """As SubprocVecEnv(start_method="fork") makes them: that thread does not go on there."""
+    model = make()
+    is_inside, has_forked = threading.Event(), threading.Event()
+
+    def hold(*_):
+        is_inside.set()
+        has_forked.wait()
+
+    handle = model.q_net.features_extractor.register_forward_pre_hook(hold)
+    acting = threading.Thread(target=model.predict, args=(np.zeros(4), None, None, True))
+    acting.start()
+    is_inside.wait()
+    handle.remove()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends it if it waits for ever
+        model.predict(np.zeros(4), deterministic=True)
+        os._exit(0)
+    has_forked.set()
+    acting.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_the_network_itself_predicts_as_the_model_does():

@@ -1,7 +1,6 @@
 """benchmarks/pong.py, from which the numbers of the study come: stopped, gone on with, and ended."""
 
 import copy
-import fcntl
 import importlib
 import math
 import os
@@ -19,6 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_rainbow.envs import make_ale_vec_env
 
+fcntl = pytest.importorskip("fcntl", reason="needs locks that Windows does not have, as the benchmark does")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

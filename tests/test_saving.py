@@ -1,12 +1,13 @@
 """Files: what is in them, what happens to them in a crash, and what is said of bad ones."""
 
 import io
+import os
 import pickle
 import shutil
 import stat
 import warnings
 import zipfile
-from unittest.mock import patch
+from unittest.mock import DEFAULT, patch
 
 import numpy as np
 import pytest
@@ -231,14 +232,42 @@ def test_a_file_that_cannot_be_replaced_is_written_into(model, tmp_path):
         assert equal_weights(model, RainbowDQN.load(path))
 
 
-@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), OSError(16, "busy"), KeyboardInterrupt()])
+@pytest.mark.parametrize("refusals", [2, 100])
+def test_a_file_that_somebody_reads_is_replaced_later_or_written_into(refusals, model, tmp_path):
+    """Windows does not replace it meanwhile."""
+    path = tmp_path / "model.zip"
+    model.save(path)
+    old = path.stat().st_ino
+    model.num_timesteps = 77
+    results = [*[PermissionError(13, "Access is denied")] * refusals, DEFAULT]
+    with patch("os.replace", wraps=os.rename, side_effect=results), patch("time.sleep") as sleep:
+        model.save(path)
+    assert (path.stat().st_ino == old) == (refusals == 100)
+    assert sleep.call_count == min(refusals, 10)
+    assert list(tmp_path.iterdir()) == [path]
+    assert RainbowDQN.load(path).num_timesteps == 77
+
+
+def test_a_file_in_a_folder_that_may_not_be_written_is_written_into(model, tmp_path):
+    path = tmp_path / "model.zip"
+    with patch("os.access", return_value=False):
+        model.save(path)  # there is none yet: whoever runs the tests as root may
+        old = path.stat().st_ino
+        model.num_timesteps = 77
+        with patch("os.replace", side_effect=AssertionError):
+            model.save(path)
+    assert path.stat().st_ino == old
+    assert RainbowDQN.load(path).num_timesteps == 77
+
+
+@pytest.mark.parametrize("error", [OSError(5, "I/O"), OSError(13, "denied"), OSError(16, "busy"), KeyboardInterrupt()])
 def test_what_cannot_have_its_name_is_kept_and_told_of(error, model, tmp_path):
     path = tmp_path / "model.zip"
     model.save(path)
     move = patch("os.replace", side_effect=error), patch("shutil.copyfile", side_effect=error)
-    with move[0], move[1] as copyfile, pytest.raises(type(error)) as raised:
+    with move[0], move[1] as copyfile, patch("time.sleep"), pytest.raises(type(error)) as raised:
         model.save(path)
-    assert copyfile.called == (getattr(error, "errno", None) == 16)
+    assert copyfile.called == (getattr(error, "errno", None) in (13, 16))
     (kept,) = (file for file in tmp_path.iterdir() if file != path)
     assert str(kept) in raised.value.__notes__[0]
     assert equal_weights(model, RainbowDQN.load(kept))
