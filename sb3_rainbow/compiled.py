@@ -32,19 +32,20 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         if self._refusal is not None:
-            raise _not_here(self._refusal) from self._refusal
+            raise ValueError(
+                f"compile=True does not work on this machine: {self._refusal}. Write compile=False (a saved model may "
+                "have been made with True)"
+            ) from self._refusal
         try:
             return self._fast(*args)
         except th._dynamo.exc.ShortenTraceback as error:  # of a compiler that failed, or of one that is not there
-            raise _not_here(getattr(error, "inner_exception", error)) from error
+            cause = getattr(error, "inner_exception", error)
+            raise ValueError(
+                f"compile=True does not work on this machine: {cause}. Install a C++ compiler, such as g++, and the "
+                "headers of Python, on a GPU Triton too, or write compile=False (a saved model may have been made with "
+                "True)"
+            ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         function, dynamic, options = self._made_of
         return partial(Compiled, **options), (function, dynamic)
-
-
-def _not_here(cause: Exception) -> ValueError:
-    return ValueError(
-        f"compile=True does not work on this machine: {cause}. Install a C++ compiler, such as g++, and the headers of "
-        "Python, on a GPU Triton too, or write compile=False (a saved model may have been made with True)"
-    )

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,8 +13,8 @@ from functools import partial
 
 PathOrFile = str | pathlib.Path | io.BufferedIOBase
 
-# So often, with so many seconds between, a file is to be replaced before it is written into
-_TRIES, _WAIT = 10, 0.1
+# So often, with so many seconds between, replacing a file is tried before it is written into
+_TRIES, _WAIT = 30, 0.1
 
 
 @contextmanager
@@ -33,13 +34,14 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
     if not path.suffix:
         path = path.with_name(f"{path.name}.{suffix}")
     path = path.resolve()  # a link stays a link, to the new file
-    is_alone = path.exists() and not os.access(path.parent, os.W_OK)  # it may be written, but nothing beside it
-    if is_alone or path.is_dir():  # of a folder SB3 warns, and chooses another name
+    if path.is_dir():  # SB3 warns and chooses another name
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A file may be written in a folder that may not
+    folder = path.parent if os.access(path.parent, os.W_OK) or not path.exists() else tempfile.gettempdir()
     # Cut, as there are names of up to 255 bytes, and new each time: one that could not be moved may be there
-    beside = path.with_name(f".{path.name[:50]}.{os.urandom(8).hex()}.tmp")
+    beside = pathlib.Path(folder, f".{path.name[:50]}.{os.urandom(8).hex()}.tmp")
     try:
         own_mode = partial(os.open, mode=0o600) if path.exists() else None  # it may be for some eyes only
         with open(beside, "xb", opener=own_mode) as file:
@@ -58,16 +60,25 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
 
 
 def _move(source: pathlib.Path, target: pathlib.Path) -> None:
+    if source.parent == target.parent and _is_replaced(source, target):
+        return
+    shutil.copyfile(source, target)  # a crash here leaves ``source`` alone
+    with suppress(OSError):  # a copy too many is no reason to end training
+        source.unlink()
+
+
+def _is_replaced(source: pathlib.Path, target: pathlib.Path) -> bool:
+    """
+    :return: False where the target can only be written into
+    """
     for _ in range(_TRIES):
         try:
             os.replace(source, target)
-            return
-        except PermissionError:  # on Windows while somebody reads the file, or of another user in a folder such as /tmp
+            return True
+        except PermissionError:  # Windows, while somebody reads the target
             time.sleep(_WAIT)
         except OSError as error:
             if error.errno != errno.EBUSY:  # as of a single file that is mounted into a container
                 raise
             break
-    # It is written into: a crash here leaves ``source`` alone
-    shutil.copyfile(source, target)
-    source.unlink()
+    return False

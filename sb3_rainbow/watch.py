@@ -44,7 +44,7 @@ def require_finite_step(
     new_obs: np.ndarray | dict[str, np.ndarray], rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
 ) -> None:
     """
-    What a ``VecEnv`` returns, of which only what a replay buffer stores is looked at.
+    What a ``VecEnv`` returns. Of dicts only the keys of the space are looked at, and infos may lack last observations.
 
     :param new_obs: (n_envs, *obs_shape), or a dict of such arrays
     :param rewards: (n_envs,)

@@ -17,5 +17,5 @@ needs_compiler = pytest.mark.skipif(
     not shutil.which(config.cpp.cxx[-1]) or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
     reason="needs a C++ compiler and the headers of Python",
 )
-_has_wheel = sys.version_info < (3, 14) and (sys.platform != "linux" or platform.machine() == "x86_64")
+_has_wheel = sys.version_info < (3, 14) and (sys.platform == "darwin" or platform.machine() in ("x86_64", "AMD64"))
 needs_box2d = pytest.mark.skipif(not (_has_wheel or find_spec("Box2D")), reason="needs Box2D, which has no wheel here")

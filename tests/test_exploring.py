@@ -141,18 +141,21 @@ def test_a_process_forked_while_another_thread_trains_may_act():
 
     def hold(*_):
         is_inside.set()
-        has_forked.wait()
+        has_forked.wait(60)
 
     handle = model.q_net.features_extractor.register_forward_pre_hook(hold)
     acting = threading.Thread(target=model.predict, args=(np.zeros(4), None, None, True))
     acting.start()
-    is_inside.wait()
+    assert is_inside.wait(60)
     handle.remove()
     child = os.fork()
     if child == 0:
         signal.alarm(20)  # ends it if it waits for ever
-        model.predict(np.zeros(4), deterministic=True)
-        os._exit(0)
+        try:
+            model.predict(np.zeros(4), deterministic=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
     has_forked.set()
     acting.join()
     assert os.waitpid(child, 0)[1] == 0

@@ -240,23 +240,26 @@ def test_a_file_that_somebody_reads_is_replaced_later_or_written_into(refusals, 
     old = path.stat().st_ino
     model.num_timesteps = 77
     results = [*[PermissionError(13, "Access is denied")] * refusals, DEFAULT]
-    with patch("os.replace", wraps=os.rename, side_effect=results), patch("time.sleep") as sleep:
+    with patch("os.replace", wraps=os.replace, side_effect=results), patch("time.sleep") as sleep:
         model.save(path)
     assert (path.stat().st_ino == old) == (refusals == 100)
-    assert sleep.call_count == min(refusals, 10)
+    assert sleep.call_count == min(refusals, 30)
     assert list(tmp_path.iterdir()) == [path]
     assert RainbowDQN.load(path).num_timesteps == 77
 
 
 def test_a_file_in_a_folder_that_may_not_be_written_is_written_into(model, tmp_path):
     path = tmp_path / "model.zip"
-    with patch("os.access", return_value=False):
-        model.save(path)  # there is none yet: whoever runs the tests as root may
-        old = path.stat().st_ino
-        model.num_timesteps = 77
-        with patch("os.replace", side_effect=AssertionError):
+    model.save(path)
+    old, content = path.stat().st_ino, path.read_bytes()
+    model.num_timesteps = 77
+    with patch("os.access", return_value=False), patch("os.replace", side_effect=AssertionError):
+        with patch.object(th, "save", side_effect=MemoryError), pytest.raises(MemoryError):
             model.save(path)
+        assert path.read_bytes() == content
+        model.save(path)
     assert path.stat().st_ino == old
+    assert list(tmp_path.iterdir()) == [path]
     assert RainbowDQN.load(path).num_timesteps == 77
 
 
