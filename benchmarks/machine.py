@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ def describe_machine() -> str:
     processor = models[0] if models else platform.processor()
     gpu = f", {th.cuda.get_device_name()}" if th.cuda.is_available() else ""
     return f"{os.cpu_count()} cores of {processor}, {platform.system()} {platform.machine()}{gpu}"
+
+
+def peak_memory() -> int:
+    """
+    :return: highest resident memory of this process so far, in bytes
+    """
+    import resource  # not on Windows, where the rest of this file is of use too
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def versions() -> str:

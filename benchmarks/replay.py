@@ -20,7 +20,6 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ import numpy as np
 import psutil
 import torch as th
 from gymnasium import spaces
-from machine import write_table
+from machine import peak_memory, write_table
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from sb3_rainbow import RainbowReplayBuffer, SumTree, loops
@@ -225,12 +224,11 @@ def measure(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
     :return: a row for each batch size, times in microseconds
     """
     th.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     start = time.perf_counter()
     functions = BUFFERS[name][0](size)
     fill = (time.perf_counter() - start) / size * 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+    memory = peak_memory() - before
     table = []
     for batch in BATCHES:
         calls = max(6400 // batch, 10)

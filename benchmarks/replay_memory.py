@@ -11,7 +11,6 @@ play, a hundred gradient steps follow. Writes the resident memory to ``benchmark
 import argparse
 import csv
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import gymnasium as gym
 import matplotlib.pyplot as plt
 import psutil
 import torch as th
-from machine import describe_machine, versions
+from machine import describe_machine, peak_memory, versions
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.save_util import load_from_pkl
@@ -46,8 +45,7 @@ def peak() -> float:
     """
     :return: highest resident memory of this process so far, in GB
     """
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_memory() / 1e9
 
 
 class MemoryCurve(BaseCallback):
