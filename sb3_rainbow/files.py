@@ -13,8 +13,10 @@ from functools import partial
 
 PathOrFile = str | pathlib.Path | io.BufferedIOBase
 
-# So often, with so many seconds between, replacing a file is tried before it is written into
-_TRIES, _WAIT = 30, 0.1
+# So often, with so many seconds between, replacing a file is tried before it is written into: on Windows it cannot be
+# while somebody reads it. A single file that is mounted into a container, or that of another user, never can
+_TRIES, _WAIT = (30, 0.1) if os.name == "nt" else (1, 0)
+_NOT_REPLACED = errno.EACCES, errno.EPERM, errno.EBUSY
 
 
 @contextmanager
@@ -38,16 +40,22 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A file may be written in a folder that may not
-    folder = path.parent if os.access(path.parent, os.W_OK) or not path.exists() else tempfile.gettempdir()
+    folder = path.parent
+    if path.exists() and not os.access(folder, os.W_OK):  # a file may be written in a folder that may not
+        try:
+            folder = pathlib.Path(tempfile.gettempdir())
+        except FileNotFoundError:  # there is nowhere else
+            yield path
+            return
     # Cut, as there are names of up to 255 bytes, and new each time: one that could not be moved may be there
-    beside = pathlib.Path(folder, f".{path.name[:50]}.{os.urandom(8).hex()}.tmp")
+    beside = folder / f".{path.name[:50]}.{os.urandom(8).hex()}.tmp"
     try:
         own_mode = partial(os.open, mode=0o600) if path.exists() else None  # it may be for some eyes only
         with open(beside, "xb", opener=own_mode) as file:
             yield file
-        with suppress(OSError):  # there may be none yet, and not every file system has permissions
-            shutil.copymode(path, beside)
+        if folder == path.parent:  # elsewhere it is for our eyes only
+            with suppress(OSError):  # there may be none yet, and not every file system has permissions
+                shutil.copymode(path, beside)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -60,25 +68,14 @@ def written_beside(path: PathOrFile, suffix: str) -> Iterator[PathOrFile]:
 
 
 def _move(source: pathlib.Path, target: pathlib.Path) -> None:
-    if source.parent == target.parent and _is_replaced(source, target):
-        return
+    for _ in range(_TRIES if source.parent == target.parent else 0):
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            if error.errno not in _NOT_REPLACED:
+                raise
+        time.sleep(_WAIT)
     shutil.copyfile(source, target)  # a crash here leaves ``source`` alone
     with suppress(OSError):  # a copy too many is no reason to end training
         source.unlink()
-
-
-def _is_replaced(source: pathlib.Path, target: pathlib.Path) -> bool:
-    """
-    :return: False where the target can only be written into
-    """
-    for _ in range(_TRIES):
-        try:
-            os.replace(source, target)
-            return True
-        except PermissionError:  # Windows, while somebody reads the target
-            time.sleep(_WAIT)
-        except OSError as error:
-            if error.errno != errno.EBUSY:  # as of a single file that is mounted into a container
-                raise
-            break
-    return False

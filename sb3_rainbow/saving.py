@@ -5,6 +5,7 @@ import json
 import pathlib
 import warnings
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Self
@@ -257,7 +258,7 @@ def _checked_data(path: PathOrFile) -> dict[str, Any]:
                 raise ValueError(f"{path} is damaged: {damaged} in it cannot be read; use another copy of the file")
             names = archive.namelist()
             data = json.loads(archive.read("data")) if "data" in names and "policy.pth" in names else {}
-    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is truncated, or no saved model at all ({error}); use another file") from error
     finally:
         if isinstance(path, str | pathlib.Path):

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import stat
+import tempfile
 import warnings
 import zipfile
 from unittest.mock import DEFAULT, patch
@@ -233,8 +234,9 @@ def test_a_file_that_cannot_be_replaced_is_written_into(model, tmp_path):
 
 
 @pytest.mark.parametrize("refusals", [2, 100])
-def test_a_file_that_somebody_reads_is_replaced_later_or_written_into(refusals, model, tmp_path):
+def test_a_file_that_somebody_reads_is_replaced_later_or_written_into(refusals, model, tmp_path, monkeypatch):
     """Windows does not replace it meanwhile."""
+    monkeypatch.setattr("sb3_rainbow.files._TRIES", 30)
     path = tmp_path / "model.zip"
     model.save(path)
     old = path.stat().st_ino
@@ -248,18 +250,60 @@ def test_a_file_that_somebody_reads_is_replaced_later_or_written_into(refusals, 
     assert RainbowDQN.load(path).num_timesteps == 77
 
 
-def test_a_file_in_a_folder_that_may_not_be_written_is_written_into(model, tmp_path):
+def test_a_copy_that_cannot_be_taken_away_ends_no_training(model, tmp_path):
     path = tmp_path / "model.zip"
-    model.save(path)
+    with patch("os.replace", side_effect=OSError(16, "busy")), patch("pathlib.Path.unlink", side_effect=OSError):
+        model.save(path)
+    assert equal_weights(model, RainbowDQN.load(path))
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Where temporary files go, as in a folder that may not be written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path / "elsewhere"
+
+
+def test_a_file_in_a_folder_that_may_not_be_written_is_written_into(elsewhere, model, tmp_path):
+    path = tmp_path / "model.zip"
+    with patch("shutil.copyfile", side_effect=AssertionError):  # a new one is not begun elsewhere
+        model.save(path)
     old, content = path.stat().st_ino, path.read_bytes()
     model.num_timesteps = 77
-    with patch("os.access", return_value=False), patch("os.replace", side_effect=AssertionError):
+    with patch("os.replace", side_effect=AssertionError):
         with patch.object(th, "save", side_effect=MemoryError), pytest.raises(MemoryError):
             model.save(path)
         assert path.read_bytes() == content
         model.save(path)
     assert path.stat().st_ino == old
-    assert list(tmp_path.iterdir()) == [path]
+    assert {*tmp_path.iterdir()} == {path, elsewhere}
+    assert not any(elsewhere.iterdir())
+    assert RainbowDQN.load(path).num_timesteps == 77
+
+
+def test_a_copy_elsewhere_is_for_our_eyes_only(elsewhere, model, tmp_path):
+    """The folder may be what keeps the file from others."""
+    path = tmp_path / "model.zip"
+    model.save(path)
+    path.chmod(0o644)
+    with (
+        patch("shutil.copyfile", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OSError, match="left"),
+    ):
+        model.save(path)
+    (kept,) = elsewhere.iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_file_is_written_into_at_once_where_there_is_nowhere_else(elsewhere, model, tmp_path):
+    path = tmp_path / "model.zip"
+    model.save(path)
+    model.num_timesteps = 77
+    with patch("tempfile.gettempdir", side_effect=FileNotFoundError):
+        model.save(path)
     assert RainbowDQN.load(path).num_timesteps == 77
 
 
@@ -326,6 +370,21 @@ def test_a_damaged_model(model, tmp_path):
     (tmp_path / "model.zip").write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
         RainbowDQN.load(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("offset", [60, 200, 1000])
+def test_a_damaged_model_that_was_packed_again(offset, model):
+    """SB3 does not compress its files, but others may."""
+    saved, packed = io.BytesIO(), io.BytesIO()
+    model.save(saved)
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+        start = other.getinfo("policy.pth").header_offset + offset
+    assert equal_weights(model, RainbowDQN.load(packed))
+    packed.getbuffer()[start : start + 64] = bytes(64 * [0xAA])
+    with pytest.raises(ValueError, match=r"damaged|truncated"):
+        RainbowDQN.load(packed)
 
 
 @pytest.mark.parametrize(("algorithm", "policy"), [(PPO, "common.policies"), (DQN, "dqn.policies")])
