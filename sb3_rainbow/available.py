@@ -22,7 +22,7 @@ def available_memory(root: Path = Path("/")) -> int:
     :return: bytes
     """
     available = psutil.virtual_memory().available
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in _text(root / "proc/self/cgroup").split("\n")[:-1]:  # names may have any other separator
         _, controllers, path = line.split(":", 2)
         if not controllers:
             mount, version = root / "sys/fs/cgroup", _VERSION_2

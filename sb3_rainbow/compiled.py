@@ -28,7 +28,7 @@ class Compiled:
         try:
             self._fast = th.compile(own, dynamic=dynamic, options=options)
         except RuntimeError as error:  # of a Python that is too new for this torch: a saved model may still play there
-            self._refusal = error
+            self._refusal = error.with_traceback(None)  # its frames hold whatever is loaded
 
     def __call__(self, *args: Any) -> Any:
         if self._refusal is not None:

@@ -56,8 +56,9 @@ def process_in(root, line):
         ("4:memory:/slurm/job_1", {f"{V1}/slurm/job_1": (300, 100, 0), V1: (NO_LIMIT_V1, 900, 0)}, 200),
         # It may use more than it is allowed now, where the limit was lowered
         ("0::/", {V2: (100, 300, 0)}, 0),
-        # In the encoding of whoever made it
+        # In the encoding of whoever made it, with all that a name may have
         pytest.param("0::/caf\u00e9", {f"{V2}/caf\udce9": (300, 100, 0)}, 200, marks=needs_linux),
+        pytest.param("0::/a\fb", {f"{V2}/a\fb": (300, 100, 0)}, 200, marks=needs_linux),
         # No limit, or one above what the machine has
         ("0::/", {V2: ("max", 100, 0)}, 1000),
         ("0::/", {V2: (10**12, 100, 0)}, 1000),

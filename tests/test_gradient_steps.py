@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 from functools import partial
 from unittest.mock import Mock
 
@@ -352,6 +353,20 @@ def test_a_model_may_be_made_where_torch_does_not_compile_for_this_python(monkey
     model.predict(np.zeros(4))
     with pytest.raises(ValueError, match=r"compile=True does not work .* on Python 3\.99\+\. Write compile=False"):
         model.learn(40)
+
+
+def test_what_torch_refuses_to_compile_leaves_the_callers_alone(monkeypatch):
+    """Their frames hold what a model is loaded from."""
+    monkeypatch.setattr(th, "compile", Mock(side_effect=RuntimeError("not supported")))
+
+    def load():
+        large = th.zeros(3)
+        return Compiled(abs_of), weakref.ref(large)
+
+    compiled, large = load()
+    assert large() is None
+    with pytest.raises(ValueError, match="not supported"):
+        compiled(th.ones(3))
 
 
 def abs_of(values):
