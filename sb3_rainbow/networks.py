@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sb3_rainbow.arguments import number, switch
 from sb3_rainbow.heads import Head
-from sb3_rainbow.noisy import NOISE_LOCK, fresh_noise
+from sb3_rainbow.noisy import fresh_noise, noise_lock
 
 DUELING_AGGREGATIONS = ("mean", "max")
 _NORM_EPS = 1e-5  # torch's
@@ -308,7 +308,7 @@ class RainbowNetwork(QNetwork):
             follow, in training mode with the noise of the last gradient step
         """
         # Held, so that no other thread changes the noise meanwhile; torch.compile cannot trace a lock
-        lock = nullcontext() if th.compiler.is_compiling() else NOISE_LOCK
+        lock = nullcontext() if th.compiler.is_compiling() else noise_lock()
         with lock, nullcontext() if self.training or self._is_acting else fresh_noise(self, None):
             return self._q_values(obs)
 

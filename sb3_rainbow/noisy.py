@@ -13,13 +13,26 @@ from torch.nn import functional as F
 from sb3_rainbow.arguments import number, one_of, whole_number
 
 NOISE_KINDS = ("factorised", "independent")
-# Held while layers have the noise of one forward pass: another thread may act with the same network meanwhile. All
-# models of a process share it
-NOISE_LOCK = threading.RLock()
-if hasattr(os, "register_at_fork"):  # the thread that holds it does not go on in a forked process, to release it
-    os.register_at_fork(
-        before=NOISE_LOCK.acquire, after_in_parent=NOISE_LOCK.release, after_in_child=NOISE_LOCK.release
-    )
+_lock = threading.RLock()
+
+
+def noise_lock() -> contextlib.AbstractContextManager:
+    """
+    :return: to be held while layers have the noise of one forward pass: another thread may act with the same network
+        meanwhile. All models of a process share it
+    """
+    return _lock
+
+
+def _begin_anew() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+# Forked while another thread held it, a process would wait for that thread for ever. To fork only when none holds it
+# is no remedy: its holder may wait for what else is done before a fork, as in the compiler's own files
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class NoisyLinear(nn.Module):
@@ -183,7 +196,7 @@ def fresh_noise(module: nn.Module, n_samples: int | None) -> Iterator[None]:
     :param n_samples: as for ``NoisyLinear.reset_noise``
     """
     layers = noisy_layers(module)
-    with NOISE_LOCK:
+    with noise_lock():
         before = [(layer._noise_in, layer._noise_out) for layer in layers]
         _reset_noise(layers, n_samples)
         try:

@@ -26,7 +26,7 @@ from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
 from sb3_rainbow.networks import RainbowNetwork, copied, has_modes
-from sb3_rainbow.noisy import NOISE_LOCK, noisy_layers, reset_noise
+from sb3_rainbow.noisy import noise_lock, noisy_layers, reset_noise
 from sb3_rainbow.overlap import OverlappingDQN
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RainbowPolicy
 from sb3_rainbow.sampling import PrioritizedSampler
@@ -279,7 +279,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         # Not compiled: the compiler's own loops over bytes take up to four times as long
         image_dtype = th.bfloat16 if self.amp else th.float32
         obs, next_obs = (self.q_net.prepared(o, image_dtype) for o in (batch.observations, batch.next_observations))
-        with NOISE_LOCK:
+        with noise_lock():
             reset_noise(self.q_net)
             reset_noise(self.q_net_target)
             loss, priorities, log = self._loss_function(

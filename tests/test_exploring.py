@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 
 import gymnasium as gym
 import numpy as np
@@ -135,30 +134,30 @@ def test_another_thread_may_act_meanwhile(work):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # that is what is tried
-def test_a_process_forked_while_another_thread_acts_has_the_mean_weights():
+def test_a_process_forked_while_another_thread_trains_may_act():
     """As SubprocVecEnv(start_method="fork") makes them: that thread does not go on there."""
     model = make()
-    observations = th.zeros(3, 4)
-    expected = model.q_net(observations)
-    is_inside = threading.Event()
+    is_inside, has_forked = threading.Event(), threading.Event()
 
     def hold(*_):
-        if threading.current_thread() is acting:
-            is_inside.set()
-            time.sleep(0.2)
+        is_inside.set()
+        has_forked.wait(60)
 
-    acting = threading.Thread(target=model.predict, args=(np.zeros((2, 4)),))
-    with model.q_net.features_extractor.register_forward_pre_hook(hold):
-        acting.start()
-        assert is_inside.wait(60)
-        child = os.fork()
-        if child == 0:
-            signal.alarm(20)  # ends it if it waits for ever
-            try:
-                os._exit(0 if th.equal(model.q_net(observations), expected) else 2)
-            finally:
-                os._exit(1)
-        acting.join()
+    handle = model.q_net.features_extractor.register_forward_pre_hook(hold)
+    acting = threading.Thread(target=model.predict, args=(np.zeros(4), None, None, True))
+    acting.start()
+    assert is_inside.wait(60)
+    handle.remove()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends it if it waits for ever
+        try:
+            model.predict(np.zeros(4), deterministic=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    has_forked.set()
+    acting.join()
     assert os.waitpid(child, 0)[1] == 0
 
 
