@@ -209,6 +209,10 @@ def test_a_crash_while_saving_leaves_the_older_file_and_nothing_else(model, tmp_
     assert list(tmp_path.iterdir()) == [path]
 
 
+needs_modes = pytest.mark.skipif(os.name == "nt", reason="files have no such modes there")
+
+
+@needs_modes
 def test_a_file_for_some_eyes_only_stays_so(model, tmp_path):
     path = tmp_path / "model.zip"
     model.save(path)
@@ -283,6 +287,7 @@ def test_a_file_in_a_folder_that_may_not_be_written_is_written_into(elsewhere, m
     assert RainbowDQN.load(path).num_timesteps == 77
 
 
+@needs_modes
 def test_a_copy_elsewhere_is_for_our_eyes_only(elsewhere, model, tmp_path):
     """The folder may be what keeps the file from others."""
     path = tmp_path / "model.zip"
