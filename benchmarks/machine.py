@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import os
 import platform
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -31,8 +32,9 @@ def peak_memory() -> int:
     :return: highest resident memory of this process so far, in bytes
     """
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage has is that of the parent, if it is higher
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    high_water = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if high_water is not None:  # what getrusage has here is that of the parent, if it is higher
+        return int(high_water[1]) * 1024
     import resource  # not on Windows, where the rest of this file is of use too
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -377,6 +377,15 @@ def test_a_damaged_model(model, tmp_path):
         RainbowDQN.load(tmp_path / "model.zip")
 
 
+def test_a_model_that_says_more_of_itself_than_there_is(model):
+    file = io.BytesIO()
+    model.save(file)
+    entry = file.getvalue().rindex(b"PK\x01\x02", 0, file.getvalue().rindex(b"policy.pth"))
+    file.getbuffer()[entry + 20 : entry + 28] = 2 * (2**30).to_bytes(4, "little")  # sizes, packed and unpacked
+    with pytest.raises(ValueError, match="truncated"):
+        RainbowDQN.load(file)
+
+
 @pytest.mark.parametrize("offset", [60, 200, 1000])
 def test_a_damaged_model_that_was_packed_again(offset, model):
     """SB3 does not compress its files, but others may."""
