@@ -25,6 +25,7 @@ from sb3_rainbow.checking import CheckingDQN, constructor_arguments
 from sb3_rainbow.compiled import Compiled
 from sb3_rainbow.heads import loss_of_batch
 from sb3_rainbow.memory import keep_freed_memory
+from sb3_rainbow.moments import forget_subnormal_moments
 from sb3_rainbow.networks import RainbowNetwork, copied, has_modes
 from sb3_rainbow.noisy import noise_lock, noisy_layers, reset_noise
 from sb3_rainbow.overlap import OverlappingDQN
@@ -263,7 +264,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
                 self._training_log.add(self._gradient_step(batch))
-        self._n_updates += gradient_steps
+        before, self._n_updates = self._n_updates, self._n_updates + gradient_steps
+        if self.device.type == "cpu" and before // 100 < self._n_updates // 100:  # GPUs take as long for any number
+            forget_subnormal_moments(self.policy.optimizer)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":  # elsewhere this would wait for the device: dump_logs does it
             self._record_training()

@@ -17,6 +17,7 @@ FLOORS = [
         "categorical": {"torch"},
         "noisy": {"torch"},
         "files": set(),
+        "moments": {"torch"},
         "memory": {"numpy"},
         "available": {"psutil", "torch"},
         "compiled": {"torch"},
