@@ -1,6 +1,7 @@
 """Second floor: SB3 replay buffers made of a storage and a sampler."""
 
 import gc
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -321,12 +322,14 @@ class RainbowReplayBuffer(ReplayBuffer):
                 "VecFrameStack below VecNormalize, not above it (in RL Zoo's files VecFrameStack into vec_env_wrapper, "
                 "in place of frame_stack), or give the env's observation_space the shape of its observations"
             )
-        if np.issubdtype(array.dtype, np.floating):  # before it is made an integer, and after it is made smaller
+        if array.dtype.kind == "f":  # before it is made an integer, and after it is made smaller
             self._require_finite(array, name)
         cast = array.astype(space.dtype, copy=False)
-        if np.issubdtype(cast.dtype, np.floating):
+        if cast is array:
+            return array
+        if cast.dtype.kind == "f":
             self._require_finite(cast, name)
-        elif cast is not array and cast.dtype != bool and (cast != array).any():  # a mask's 255 is meant to be True
+        elif cast.dtype != bool and (cast != array).any():  # a mask's 255 is meant to be True
             raise ValueError(
                 f"{name} has {array[cast != array][0]}, which {cast.dtype}, the dtype of its space, cannot hold: give "
                 "the env, or the wrapper that changes observations, an observation_space of the dtype it returns"
@@ -335,7 +338,7 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     @staticmethod
     def _rows(array: np.ndarray, name: str, *shape: int) -> np.ndarray:
-        if array.size != np.prod(shape) or (shape[0] > 1 and len(array) != shape[0]):
+        if array.size != math.prod(shape) or (shape[0] > 1 and len(array) != shape[0]):
             raise ValueError(f"{name} of shape {array.shape} must be {shape}: a row for each env")
         return array.reshape(shape)
 

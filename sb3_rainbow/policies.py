@@ -147,6 +147,10 @@ class RainbowPolicy(DQNPolicy):
         )
         DQNPolicy.set_training_mode(self, False)  # q_net(obs) has the mean weights then. A subclass is not ready yet
 
+    def set_training_mode(self, mode: bool) -> None:
+        if not (self.training == mode and _has_mode(self.q_net, mode)):  # SB3 sets it before every action
+            super().set_training_mode(mode)
+
     def make_q_net(self) -> RainbowNetwork:
         """
         :return: an online or a target network, with features extractor and head of its own
@@ -182,6 +186,11 @@ class MultiInputPolicy(RainbowPolicy):
 
 
 MlpPolicy = RainbowPolicy
+
+
+def _has_mode(module: nn.Module, mode: bool) -> bool:
+    children = module._modules.values()  # setting modes takes ten times as long as reading them here
+    return module.training == mode and all(_has_mode(child, mode) for child in children if child is not None)
 
 
 def _extractor(given: Any) -> type[BaseFeaturesExtractor]:

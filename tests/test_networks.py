@@ -267,6 +267,21 @@ def test_a_policy_may_change_modes_in_a_way_of_its_own():
     assert [policy.training, policy.q_net.training, policy.q_net_target.training] == [False] * 3
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_all_layers_are_in_the_mode_that_was_set(mode):
+    """As with DQN, whose layers are all set each time."""
+    policy = make()
+    policy.q_net.features_extractor.extra = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
+    policy.q_net.features_extractor.register_module("none", None)
+    modules = [policy, policy.q_net, *policy.q_net.modules()]
+    for module in modules:  # each switched by hand, alone
+        policy.set_training_mode(mode)
+        module.training = not mode
+        policy.set_training_mode(mode)
+        assert {each.training for each in modules} == {mode}
+    assert not policy.q_net_target.training
+
+
 @pytest.mark.parametrize("distributional", [True, False])
 def test_a_stream_is_called_as_the_module_that_it_is(distributional):
     network = make(distributional=distributional, noisy=False).q_net
