@@ -148,7 +148,7 @@ class RainbowPolicy(DQNPolicy):
         DQNPolicy.set_training_mode(self, False)  # q_net(obs) has the mean weights then. A subclass is not ready yet
 
     def set_training_mode(self, mode: bool) -> None:
-        if not (self.training == mode and _has_mode(self.q_net, mode)):  # SB3 sets it before every action
+        if self.training is not mode or not _is_plainly_in(self.q_net, mode):  # SB3 sets it before every action
             super().set_training_mode(mode)
 
     def make_q_net(self) -> RainbowNetwork:
@@ -188,9 +188,20 @@ class MultiInputPolicy(RainbowPolicy):
 MlpPolicy = RainbowPolicy
 
 
-def _has_mode(module: nn.Module, mode: bool) -> bool:
-    children = module._modules.values()  # setting modes takes ten times as long as reading them here
-    return module.training == mode and all(_has_mode(child, mode) for child in children if child is not None)
+def _is_plainly_in(network: RainbowNetwork, mode: bool) -> bool:
+    """
+    :param network: any
+    :param mode: whether it is to be in training mode
+    :return: whether setting it changes nothing, which takes a fifth of the time or less to find out: all modules have
+        it, and none sets it in a way of its own, as those do that hide others, or that torch has compiled
+    """
+    modules: list[nn.Module | None] = [network]
+    for module in modules:  # which grows
+        if module is not None:
+            if vars(module).get("training") is not mode or getattr(module.train, "__func__", 0) is not nn.Module.train:
+                return False
+            modules += module._modules.values()
+    return getattr(network.set_training_mode, "__func__", 0) is RainbowNetwork.set_training_mode
 
 
 def _extractor(given: Any) -> type[BaseFeaturesExtractor]:

@@ -12,6 +12,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.dqn.policies import CnnPolicy as DQNCnnPolicy
+from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.dqn.policies import MlpPolicy as DQNMlpPolicy
 from torch import nn
 
@@ -273,13 +274,62 @@ def test_all_layers_are_in_the_mode_that_was_set(mode):
     policy = make()
     policy.q_net.features_extractor.extra = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
     policy.q_net.features_extractor.register_module("none", None)
-    modules = [policy, policy.q_net, *policy.q_net.modules()]
+    modules = [policy, *policy.q_net.modules()]
     for module in modules:  # each switched by hand, alone
         policy.set_training_mode(mode)
         module.training = not mode
         policy.set_training_mode(mode)
         assert {each.training for each in modules} == {mode}
     assert not policy.q_net_target.training
+
+
+class MonteCarloDropout(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.always = nn.Dropout(), False
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.dropout.train(mode or self.always)
+        return self
+
+
+class Hiding(nn.Module):
+    """Keeps layers where parameters() does not find them."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.Dropout()]
+
+    def train(self, mode=True):
+        for layer in self.hidden:
+            layer.train(mode)
+        return super().train(mode)
+
+
+def test_modules_may_set_their_mode_in_a_way_of_their_own():
+    """As with DQN, which tells them before each action."""
+    policy = make()
+    extractor = policy.q_net.features_extractor
+    extractor.one, extractor.two = MonteCarloDropout(), Hiding()
+    policy.set_training_mode(False)
+    extractor.one.always = True
+    extractor.two.hidden = [nn.Dropout()]
+    extractor.frozen = th.jit.freeze(th.jit.script(nn.Linear(2, 2).eval()))  # has no ``training`` before it is set
+    policy.predict(np.zeros(6, dtype=np.float32))
+    assert extractor.one.dropout.training
+    assert not extractor.two.hidden[0].training
+
+
+def test_a_mode_that_all_have_is_not_set_again(monkeypatch):
+    policy, modes = make(), []
+    set_mode = DQNPolicy.set_training_mode
+    monkeypatch.setattr(DQNPolicy, "set_training_mode", lambda *args: modes.append(args[1]) or set_mode(*args))
+    for mode in (False, True, True, False, False):
+        policy.set_training_mode(mode)
+    assert modes == [True, False]
+    with pytest.raises(ValueError, match="boolean"):
+        policy.set_training_mode(0)
 
 
 @pytest.mark.parametrize("distributional", [True, False])
