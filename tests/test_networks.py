@@ -315,10 +315,15 @@ def test_modules_may_set_their_mode_in_a_way_of_their_own():
     policy.set_training_mode(False)
     extractor.one.always = True
     extractor.two.hidden = [nn.Dropout()]
-    extractor.frozen = th.jit.freeze(th.jit.script(nn.Linear(2, 2).eval()))  # has no ``training`` before it is set
     policy.predict(np.zeros(6, dtype=np.float32))
     assert extractor.one.dropout.training
     assert not extractor.two.hidden[0].training
+
+
+def test_a_frozen_module_has_no_mode_before_one_is_set():
+    policy = make()
+    policy.q_net.features_extractor.frozen = th.jit.freeze(th.jit.script(nn.Linear(2, 2).eval()))
+    policy.predict(np.zeros(6, dtype=np.float32))
 
 
 def test_a_mode_that_all_have_is_not_set_again(monkeypatch):
