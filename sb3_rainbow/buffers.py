@@ -176,9 +176,10 @@ class RainbowReplayBuffer(ReplayBuffer):
         batch_size = whole_number("batch_size", batch_size, 1)
         if self.size() == 0:
             raise ValueError("the replay buffer is empty: add transitions before drawing from it")
+        beta = number("beta", self.beta, 0, 1)
         ids, probabilities = self.sampler.draw(batch_size, np.random)
         self._drawn, self._slots_since_drawn = ids, 0
-        weights = importance_weights(probabilities, number("beta", self.beta, 0, 1)).astype(np.float32)
+        weights = importance_weights(probabilities, beta).astype(np.float32)
         return self._get_samples(ids, env)._replace(weights=self._tensor(weights.reshape(-1, 1)))
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> RainbowSamples:  # type: ignore[override]
@@ -249,15 +250,14 @@ class RainbowReplayBuffer(ReplayBuffer):
 
     def _cut(self) -> None:
         newest = (self.pos - 1) % self.buffer_size
+        # Storages need not be told: an observation that does not follow from the one before shows itself
         self.timeouts[newest] = np.where(self.dones[newest] != 0, self.timeouts[newest], 1)
-        self.storage.cut(np.arange(self.n_envs))
         self._is_seam_ahead = False
 
     def reset(self) -> None:
         """Forget all transitions, but not the highest priority seen."""
         super().reset()
         self.sampler.clear()
-        self.storage.cut(np.arange(self.n_envs))
         self._is_seam_ahead = False
 
     def __getstate__(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class CapturingDQN(DQN):
         if captured is not None:  # and a failure that was not told yet
             require_finite(self.num_timesteps, **captured.failure(wait=True))
 
-    def _write_back(self) -> None:
+    def _write_back(self) -> None:  # SavingDQN calls it too, which comes after this class among RainbowDQN's
         if self._captured is not None:
             self._captured.write_back()
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_rainbow.networks import ConvExtractor, RainbowNetwork, dueling_outputs, has_hooks, normalized, standardized
-from sb3_rainbow.noisy import NoisyLinear, factorised_noise
+from sb3_rainbow.noisy import NoisyLinear, factorised_noise, noisy_layers
 
 # One sample for each noisy layer: factorised (in_features,) and (out_features,), independent (out, in) and (out,)
 Noise = list[tuple[th.Tensor, th.Tensor]]
@@ -84,6 +84,7 @@ class Chain:
             and are_alike
             and all(_is_known_of_streams(modules) for modules in zip(*network.streams, strict=True))
             and type(network.q_net[-1]) not in _ACTIVATIONS
+            and len({layer.factorised for layer in noisy_layers(network)}) < 2  # ``noise`` draws one kind
             and n_weights == len(list(network.parameters()))
             and not any(_has_any_hooks(module) for module in network.modules())
         )
@@ -153,7 +154,8 @@ class Chain:
         x = obs
         for index, (module, _, _) in enumerate(self.images):
             if isinstance(module, nn.Conv2d):
-                x = _convolved(x if index == 0 else _blocks_of_images(x, module), *next(remaining), module)
+                blocks = x if index == 0 else _blocks_of_images(x, module)
+                x = _convolved(blocks.to(self.dtype), *next(remaining), module)
             elif isinstance(module, nn.GroupNorm):
                 x = F.group_norm(x.float(), module.num_groups, *next(remaining), module.eps).to(self.dtype)
             else:

@@ -59,7 +59,7 @@ class DeviceReplay:
         self.n_stored, self.newest = self._zeros((), th.int64), self._zeros((), th.int64)  # rows; a slot
         self.gamma, self.beta, self.max_priority = (self._zeros((), th.float64) for _ in range(3))
         self._last_gamma = self._last_beta = 0.0
-        self._n_updates = getattr(buffer.sampler, "n_updates", 0)
+        self._n_updates = buffer.sampler.n_updates
         self._copy(np.arange(buffer.pos - buffer.size(), buffer.pos) % self.n_slots)
         self._mark()
         self._follow_numbers()
@@ -113,7 +113,7 @@ class DeviceReplay:
     @property
     def _was_updated(self) -> bool:
         """Whether the buffer was given priorities that are not known here"""
-        return getattr(self.buffer.sampler, "n_updates", 0) != self._n_updates
+        return self.buffer.sampler.n_updates != self._n_updates
 
     @property
     def _goes_on(self) -> bool:

@@ -174,9 +174,6 @@ class FrameStorage:
             self._n_rows += self.n_envs
             self._watch()
 
-    def cut(self, envs: np.ndarray) -> None:
-        pass  # an observation that does not follow shows itself
-
     def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self._gather(slots, envs, 0)
 

@@ -198,8 +198,8 @@ def fresh_noise(module: nn.Module, n_samples: int | None) -> Iterator[None]:
     layers = noisy_layers(module)
     with noise_lock():
         before = [(layer._noise_in, layer._noise_out) for layer in layers]
-        _reset_noise(layers, n_samples)
         try:
+            _reset_noise(layers, n_samples)
             yield
         finally:
             for layer, noise in zip(layers, before, strict=True):

@@ -73,15 +73,18 @@ class OverlappingDQN(DQN):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        assert self.replay_buffer_class is not None
-        if self.overlap and issubclass(self.replay_buffer_class, HerReplayBuffer):
+        self._require_envs_that_nothing_else_is_asked_of()
+        self.__dict__ |= _OUTSIDE_LEARN
+
+    def _require_envs_that_nothing_else_is_asked_of(self) -> None:
+        if self.overlap and isinstance(self.replay_buffer, HerReplayBuffer):
             raise ValueError(
                 "overlap=True does not go with HerReplayBuffer, which asks the envs for rewards while they would be "
                 "stepping: leave overlap out"
             )
-        self.__dict__ |= _OUTSIDE_LEARN
 
     def learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Self:
+        self._require_envs_that_nothing_else_is_asked_of()  # both may have been set since the model was made
         if self.overlap:
             given = callback if isinstance(callback, list) else [callback] if callback is not None else []
             callbacks = [each if isinstance(each, BaseCallback) else ConvertCallback(each) for each in given]

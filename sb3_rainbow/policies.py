@@ -148,7 +148,10 @@ class RainbowPolicy(DQNPolicy):
         DQNPolicy.set_training_mode(self, False)  # q_net(obs) has the mean weights then. A subclass is not ready yet
 
     def set_training_mode(self, mode: bool) -> None:
-        if self.training is not mode or not _is_plainly_in(self.q_net, mode):  # SB3 sets it before every action
+        """
+        :param mode: whether the policy is to be in training mode; its noise does not depend on that
+        """
+        if self.training is not mode or not _has_mode(self.q_net, mode):  # SB3 sets it before every action
             super().set_training_mode(mode)
 
     def make_q_net(self) -> RainbowNetwork:
@@ -188,7 +191,7 @@ class MultiInputPolicy(RainbowPolicy):
 MlpPolicy = RainbowPolicy
 
 
-def _is_plainly_in(network: RainbowNetwork, mode: bool) -> bool:
+def _has_mode(network: RainbowNetwork, mode: bool) -> bool:
     """
     :param network: any
     :param mode: whether it is to be in training mode

@@ -175,7 +175,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             target_update_interval=target_update_interval,
-            # These three may be None, which is replaced when the model is set up
+            # These four may be None, which CheckingDQN._clean_arguments replaces
             exploration_fraction=exploration_fraction,  # type: ignore[arg-type]
             exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type]
             exploration_final_eps=exploration_final_eps,  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         if isinstance(saved, RainbowReplayBuffer):
             self._take_back(saved)
         self._loss_function: Callable = Compiled(type(self)._loss) if self.compile else type(self)._loss
-        self._has_modes = has_modes(self.q_net)  # only then: changing them takes as long as a few layers
+        self._has_modes = has_modes(self.q_net)  # or else _loss changes none: it takes as long as a few layers
         self._training_log = TrainingLog()
         network = self.policy.rainbow_kwargs
         self._support_watch = SupportWatch(network["v_min"], network["v_max"], network["n_atoms"])
@@ -256,8 +256,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         captured = self._captured_steps(RainbowDQN)
         if captured is not None:
             assert isinstance(self.replay_buffer, RainbowReplayBuffer)
-            numbers = float(self.max_grad_norm), float(self.prioritized_replay_eps)
-            settings = Settings(whole_number("batch_size", batch_size, 1), self.double_q, self.amp, *numbers)
+            clip, eps = float(self.max_grad_norm), float(self.prioritized_replay_eps)
+            settings = Settings(whole_number("batch_size", batch_size, 1), self.double_q, self.amp, clip, eps)
             captured.make(self.replay_buffer, gradient_steps, settings)
             require_finite(self.num_timesteps, **captured.failure(wait=False))
         else:
@@ -328,9 +328,9 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         """
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.amp):
             with th.no_grad():
-                is_shared = self.double_q and self._has_modes  # with a user's module, which may write into them
-                unshared = copied(next_obs) if is_shared else next_obs
-                next_outputs = self.q_net_target.outputs(unshared, is_prepared=True).float()
+                # Read again below: a user's module, which _has_modes is true of as well, may write into its input
+                for_target = copied(next_obs) if self.double_q and self._has_modes else next_obs
+                next_outputs = self.q_net_target.outputs(for_target, is_prepared=True).float()
             outputs = self.q_net.outputs(obs, is_prepared=True).float()
             selecting = next_outputs
             if self.double_q:
@@ -445,8 +445,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         :param reset_num_timesteps: begin to count env steps anew, and reset the env
         :param progress_bar: display a progress bar using tqdm and rich
         :return: the trained model
-        :raises ValueError: on a reward, an observation, a loss or a gradient that is not finite, and on an observation
-            that the dtype of its space cannot hold
+        :raises ValueError: on an argument out of range, on a reward, an observation, a loss or a gradient that is not
+            finite, and on an observation that the dtype of its space cannot hold
         """
         self._clean_what_may_change()
         total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
@@ -456,6 +456,7 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's, and keeps the step at which a callback stops; after an error the next ``learn`` resets the env."""
         try:
             rollout = super().collect_rollouts(env, callback, *args, **kwargs)
             if not rollout.continue_training:

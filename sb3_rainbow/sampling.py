@@ -10,6 +10,8 @@ from sb3_rainbow.sum_tree import RandomSource, SumTree
 class Sampler(Protocol):
     """Draws ids of stored transitions, ``id = slot * n_envs + env``."""
 
+    n_updates: int  # how often priorities were set: by it a copy on a GPU knows that somebody else did
+
     def add(self, ids: np.ndarray) -> None:
         """
         :param ids: (n,) transitions that were just written, over older ones where the ring has wrapped
@@ -26,6 +28,7 @@ class Sampler(Protocol):
         """
         :param ids: (batch,)
         :param priorities: (batch,) finite, above 0, before the exponent
+        :raises ValueError: on others, if they make a difference; nothing has been changed then
         """
 
     def clear(self) -> None:
@@ -42,6 +45,8 @@ class UniformSampler:
 
     :param n_envs: number of envs that share a slot
     """
+
+    n_updates = 0
 
     def __init__(self, n_envs: int) -> None:
         self.n_envs = n_envs
@@ -78,11 +83,12 @@ class PrioritizedSampler:
     :param alpha: exponent, 0 (uniform) to 1
     """
 
+    n_updates = 0
+
     def __init__(self, capacity: int, alpha: float) -> None:
         self.alpha = alpha
         self.tree = SumTree(capacity)
         self.max_priority = 1.0
-        self.n_updates = 0  # how often priorities were set
 
     def add(self, ids: np.ndarray) -> None:
         self.tree.update(ids, self.max_priority**self.alpha)

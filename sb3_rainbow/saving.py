@@ -22,7 +22,7 @@ from sb3_rainbow.checking import NETWORK_SWITCHES, CheckingDQN, constructor_argu
 from sb3_rainbow.files import PathOrFile, written_beside
 
 _TARGET_PREFIX = "q_net_target."
-_ALWAYS_SAVED = "prioritized_replay_beta"
+_MARK_OF_OURS = "prioritized_replay_beta"  # in every file of RainbowDQN, and in none of another algorithm
 _BEGIN_A_NEW_ONE = "pass replay_buffer=None to load(), which begins a new one"
 
 
@@ -163,7 +163,7 @@ class SavingDQN(CheckingDQN):
     def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
         """
         Load a replay buffer from a pickle file. Until it has been read, the model's own stays in memory as well. Its
-        capacity is the file's, its n_steps and gamma become the model's.
+        capacity is the file's, its n_steps and gamma become those of the model's own buffer, if that has them.
 
         :param path: the file
         :param truncate_last_traj: the env does not go on where the buffer ends: no n-step window runs across
@@ -232,7 +232,7 @@ class SavingDQN(CheckingDQN):
         return super().learn(*args, **kwargs)
 
     def _write_back(self) -> None:
-        """Give the replay buffer what is kept elsewhere, before somebody reads it."""
+        """Give the replay buffer what is kept elsewhere, before somebody reads it: see ``CapturingDQN``."""
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_play_only"]
@@ -265,11 +265,11 @@ def _checked_data(path: PathOrFile) -> dict[str, Any]:
             file.close()
         else:
             file.seek(0)
-    if "policy_class" in data and _ALWAYS_SAVED not in data:
+    if "policy_class" in data and _MARK_OF_OURS not in data:
         policy = data["policy_class"].get("__module__", "elsewhere")
         raise ValueError(
             f"{path} was not saved by RainbowDQN but by an algorithm with a policy from {policy}: load it with that one"
         )
-    if _ALWAYS_SAVED not in data:
+    if _MARK_OF_OURS not in data:
         raise ValueError(f"{path} is truncated, or was not saved by RainbowDQN; use another file")
     return data

@@ -38,11 +38,6 @@ class Storage(Protocol):
         :param done: (n_envs,) an episode ended with this step, for storages that do not see it by the observations
         """
 
-    def cut(self, envs: np.ndarray) -> None:
-        """
-        :param envs: these were reset without a done: what is put next does not follow what was put last
-        """
-
     def get(self, slots: np.ndarray, envs: np.ndarray) -> Observation:
         """
         :param slots: (batch,)
@@ -114,9 +109,6 @@ class ArrayStorage:
     def put(self, slot: int, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         self.observations.put(slot, obs)
         self.next_observations.put(slot, next_obs)
-
-    def cut(self, envs: np.ndarray) -> None:
-        pass  # each row is whole: none depends on the one before
 
     def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self.observations.get(slots, envs)
@@ -206,9 +198,6 @@ class AutoStorage:
             frames.put(slot, self.chosen.get(*at), self.chosen.get_next(*at), np.zeros(len(envs), dtype=bool))
         self.chosen, self._guess = frames, stacking
 
-    def cut(self, envs: np.ndarray) -> None:
-        self.chosen.cut(envs)
-
     def get(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self.chosen.get(slots, envs)
 
@@ -233,10 +222,6 @@ class DictStorage:
     def put(self, slot: int, obs: dict[str, Any], next_obs: dict[str, Any], done: np.ndarray) -> None:
         for key, storage in self.storages.items():
             storage.put(slot, obs[key], next_obs[key], done)
-
-    def cut(self, envs: np.ndarray) -> None:
-        for storage in self.storages.values():
-            storage.cut(envs)
 
     def get(self, slots: np.ndarray, envs: np.ndarray) -> dict[str, Any]:
         return {key: storage.get(slots, envs) for key, storage in self.storages.items()}

@@ -657,6 +657,11 @@ def test_compile_says_that_it_needs_a_compiler(tmp_path):
 
 
 def test_overlap_does_not_go_with_a_buffer_that_asks_the_envs():
-    with pytest.raises(ValueError, match=r"overlap=True does not go with HerReplayBuffer.*leave overlap out"):
-        RainbowDQN("MultiInputPolicy", BitFlippingEnv(), replay_buffer_class=HerReplayBuffer, overlap=True,
-                   n_steps=1, prioritized_replay=False)  # fmt: skip
+    kwargs = {"replay_buffer_class": HerReplayBuffer, "n_steps": 1, "prioritized_replay": False, "learning_starts": 5}
+    words = r"overlap=True does not go with HerReplayBuffer.*leave overlap out"
+    with pytest.raises(ValueError, match=words):
+        RainbowDQN("MultiInputPolicy", BitFlippingEnv(), overlap=True, **kwargs)
+    model = RainbowDQN("MultiInputPolicy", BitFlippingEnv(), **kwargs)
+    model.overlap = True
+    with pytest.raises(ValueError, match=words):
+        model.learn(10)

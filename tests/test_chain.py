@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_rainbow.chain import Chain
 from sb3_rainbow.networks import ConvExtractor, DataEfficientConv, NatureConv
-from sb3_rainbow.noisy import noisy_layers
+from sb3_rainbow.noisy import NoisyLinear, noisy_layers
 from sb3_rainbow.policies import CnnPolicy, MlpPolicy
 
 IMAGES = spaces.Box(0, 255, (3, 44, 52), np.uint8)
@@ -122,6 +122,19 @@ def test_bfloat16(distributional):
     assert 0 < (outputs - expected).norm() < 0.02 * expected.norm()
 
 
+def test_a_first_module_without_weights_leaves_bfloat16_to_those_that_follow():
+    network = network_of(IMAGES, features_extractor_class=DataEfficientConv, noisy=False)
+    network.features_extractor.cnn = nn.Sequential(nn.Identity(), *network.features_extractor.cnn)
+    assert Chain.suits(network)
+    obs = th.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *IMAGES.shape), dtype=np.uint8))
+    outputs = []
+    for dtype in (th.float32, th.bfloat16):
+        chain = Chain(network, dtype)
+        weights = chain.weights(dict(network.named_parameters()), [])
+        outputs.append(chain.outputs(weights, chain.prepared(obs)).detach().float())
+    assert 0 < (outputs[0] - outputs[1]).norm() < 0.02 * outputs[0].norm()
+
+
 def test_what_a_mean_leaves_of_floats_is_not_lost_in_bfloat16():
     space = spaces.Box(-np.inf, np.inf, IMAGES.shape, np.float32)
     extractor_kwargs = {"input_mean": 1000, "normalized_image": True}
@@ -197,6 +210,7 @@ def test_what_does_not_suit(space, kwargs):
         lambda network: network.value.append(nn.Tanh()),
         lambda network: [stream.append(nn.Tanh()) for stream in network.streams],
         lambda network: setattr(network, "value", nn.ModuleList(network.value)),
+        lambda network: network.q_net.__setitem__(0, NoisyLinear(5, 64, noise="independent")),
     ],
 )
 def test_what_does_not_suit_any_more(watch):

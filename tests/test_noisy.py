@@ -150,6 +150,21 @@ def test_other_noise_for_a_while_then_the_noise_from_before(kind, n_samples):
     assert th.equal(layer(inputs), before)
 
 
+def test_noise_that_cannot_be_drawn_leaves_what_was_there():
+    class Interrupted(NoisyLinear):
+        def reset_noise(self, n_samples=1):
+            if n_samples == 3:
+                raise KeyboardInterrupt
+            super().reset_noise(n_samples)
+
+    module = nn.Sequential(NoisyLinear(4, 3), Interrupted(3, 2))
+    inputs = th.ones(5, 4)
+    before = module(inputs)
+    with pytest.raises(KeyboardInterrupt), fresh_noise(module, 3):
+        pass
+    assert th.equal(module(inputs), before)
+
+
 def test_a_layer_that_draws_its_noise_in_a_way_of_its_own_is_asked():
     class Silent(NoisyLinear):
         def reset_noise(self, n_samples=1):
