@@ -210,7 +210,7 @@ def test_what_does_not_suit(space, kwargs):
         lambda network: network.value.append(nn.Tanh()),
         lambda network: [stream.append(nn.Tanh()) for stream in network.streams],
         lambda network: setattr(network, "value", nn.ModuleList(network.value)),
-        lambda network: network.q_net.__setitem__(0, NoisyLinear(5, 64, noise="independent")),
+        lambda network: [s.__setitem__(0, NoisyLinear(5, 64, noise="independent")) for s in network.streams],
     ],
 )
 def test_what_does_not_suit_any_more(watch):
