@@ -324,6 +324,7 @@ def test_a_frozen_module_has_no_mode_before_one_is_set():
     policy = make()
     policy.q_net.features_extractor.frozen = th.jit.freeze(th.jit.script(nn.Linear(2, 2).eval()))
     policy.predict(np.zeros(6, dtype=np.float32))
+    assert not policy.training and not policy.q_net.features_extractor.training
 
 
 def test_a_mode_that_all_have_is_not_set_again(monkeypatch):
