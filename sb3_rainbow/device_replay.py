@@ -12,7 +12,7 @@ import torch as th
 
 from sb3_rainbow.buffers import RainbowReplayBuffer
 from sb3_rainbow.frames import FrameStorage
-from sb3_rainbow.sampling import PrioritizedSampler
+from sb3_rainbow.sampling import PrioritizedSampler, UniformSampler
 from sb3_rainbow.storage import AutoStorage
 
 _BLOCK = 1024  # leaves of which there is one sum
@@ -76,11 +76,12 @@ class DeviceReplay:
     def suits(buffer: object) -> bool:
         """
         :param buffer: any replay buffer
-        :return: whether it can be copied: something is stored in it, in a way that is known
+        :return: whether it can be copied: something is stored in it, in a way that is known, and drawn in one, too
         """
         if type(buffer) is not RainbowReplayBuffer or buffer.size() == 0 or buffer.storage.full_bytes is None:
             return False
-        return str(buffer.observation_space.dtype) in _DTYPES
+        is_known = type(buffer.sampler) in (UniformSampler, PrioritizedSampler)
+        return is_known and str(buffer.observation_space.dtype) in _DTYPES
 
     @staticmethod
     def fits(buffer: RainbowReplayBuffer, device: th.device) -> bool:

@@ -149,7 +149,8 @@ class RainbowPolicy(DQNPolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        :param mode: whether the policy is to be in training mode; its noise does not depend on that
+        :param mode: whether the policy is to be in training mode, in which ``q_net(obs)`` has the noise of the last
+            gradient step and not the mean weights; the noise of actions does not depend on it
         """
         if self.training is not mode or not _has_mode(self.q_net, mode):  # SB3 sets it before every action
             super().set_training_mode(mode)
@@ -199,8 +200,12 @@ def _has_mode(network: RainbowNetwork, mode: bool) -> bool:
         it, and none sets it in a way of its own, as those do that hide others, or that torch has compiled
     """
     modules: list[nn.Module | None] = [network]
+    seen = set()
     for module in modules:  # which grows
         if module is not None:
+            if module in seen:  # nn.Module.train raises an error where one is a part of itself
+                return False
+            seen.add(module)
             if vars(module).get("training") is not mode or getattr(module.train, "__func__", 0) is not nn.Module.train:
                 return False
             modules += module._modules.values()

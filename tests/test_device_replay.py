@@ -10,6 +10,7 @@ from scipy import stats
 
 from sb3_rainbow import RainbowDictReplayBuffer, RainbowReplayBuffer, device_replay
 from sb3_rainbow.device_replay import DeviceReplay
+from sb3_rainbow.sampling import UniformSampler
 
 CPU = th.device("cpu")
 VECTORS = spaces.Box(-1, 1, (3,), np.float32)
@@ -140,6 +141,8 @@ def test_what_cannot_be_followed():
 def test_which_buffers_suit():
     buffer = make(random_transitions(np.random.default_rng(0), 5, 2, VECTORS), frame_stack=None)
     assert DeviceReplay.suits(buffer)
+    buffer.sampler = type("Recent", (UniformSampler,), {})(buffer.n_envs)
+    assert not DeviceReplay.suits(buffer)  # drawn in a way of its own
     assert not DeviceReplay.suits(make([]))  # nothing is stored
     undecided = make(random_transitions(np.random.default_rng(0), 1, 2, IMAGES), space=IMAGES)
     assert not DeviceReplay.suits(undecided)  # stacks, or not?

@@ -324,7 +324,15 @@ def test_a_frozen_module_has_no_mode_before_one_is_set():
     policy = make()
     policy.q_net.features_extractor.frozen = th.jit.freeze(th.jit.script(nn.Linear(2, 2).eval()))
     policy.predict(np.zeros(6, dtype=np.float32))
-    assert not policy.training and not policy.q_net.features_extractor.training
+    assert not policy.training
+    assert not policy.q_net.features_extractor.training
+
+
+def test_a_module_that_is_a_part_of_itself_is_refused_as_by_torch():
+    policy = make()
+    policy.q_net.features_extractor.network = policy.q_net
+    with pytest.raises(RecursionError):
+        policy.predict(np.zeros(6, dtype=np.float32))
 
 
 def test_a_mode_that_all_have_is_not_set_again(monkeypatch):
