@@ -200,15 +200,13 @@ def _has_mode(network: RainbowNetwork, mode: bool) -> bool:
         it, and none sets it in a way of its own, as those do that hide others, or that torch has compiled
     """
     modules: list[nn.Module | None] = [network]
-    seen = set()
     for module in modules:  # which grows
         if module is not None:
-            if module in seen:  # nn.Module.train raises an error where one is a part of itself
-                return False
-            seen.add(module)
             if vars(module).get("training") is not mode or getattr(module.train, "__func__", 0) is not nn.Module.train:
                 return False
             modules += module._modules.values()
+        if len(modules) > 10_000:  # one may be a part of itself, for which torch raises an error
+            return False
     return getattr(network.set_training_mode, "__func__", 0) is RainbowNetwork.set_training_mode
 
 
