@@ -45,8 +45,8 @@ def number(name: str, value: Any, low: float, high: float = math.inf, above: boo
     value = _unwrapped(value)
     if _is_finite_number(value) and low <= value <= high and not (above and value == low):
         return float(value)
-    start = f"a number above {low}" if above else f"a number of at least {low}"
-    start = "a finite number" if low == -math.inf else start
+    kind = "a finite number" if high == math.inf else "a number"
+    start = kind if low == -math.inf else f"{kind} above {low}" if above else f"{kind} of at least {low}"
     end = "" if high == math.inf else f" and at most {high}"
     raise ValueError(f"{name}={value!r} must be {start}{end}{hint and '; '}{hint}")
 

@@ -438,7 +438,8 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
         """
         Train for a number of env steps.
 
-        :param total_timesteps: env steps, summed over envs, on top of those already counted; 1e7 may be written
+        :param total_timesteps: env steps, summed over envs, on top of those already counted. As with DQN it may be a
+            float such as 1e7, and what is left of a product such as 1e5 * 0.07 is no error
         :param callback: callback(s) called at every step with state of the algorithm
         :param log_interval: number of episodes between two writings of the log; None: never
         :param tb_log_name: the name of the run for TensorBoard logging
@@ -449,11 +450,12 @@ class RainbowDQN(CapturingDQN, SavingDQN, OverlappingDQN, CheckingDQN):
             finite, and on an observation that the dtype of its space cannot hold
         """
         self._clean_what_may_change()
-        total_timesteps = whole_number("total_timesteps", total_timesteps, 0)
+        steps: Any = number("total_timesteps", total_timesteps, 0)
+        steps = int(steps) if steps.is_integer() else steps
         if log_interval is not None:
-            log_interval = whole_number("log_interval", log_interval, 1)
-        self._warn_of_learning_starts(total_timesteps, reset_num_timesteps)
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            log_interval = whole_number("log_interval", log_interval, 1, hint="write None for never")
+        self._warn_of_learning_starts(steps, reset_num_timesteps)
+        return super().learn(steps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's, and keeps the step at which a callback stops; after an error the next ``learn`` resets the env."""

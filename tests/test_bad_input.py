@@ -372,7 +372,7 @@ def test_a_mean_of_the_input_is_a_number(mean):
 @pytest.mark.parametrize("std", [0, -0.2, float("inf"), "0.2"])
 def test_a_standard_deviation_of_the_input_is_above_zero(std):
     kwargs = {"features_extractor_kwargs": {"input_std": std}}
-    with pytest.raises(ValueError, match=f"input_std={std!r} must be a number above 0$"):
+    with pytest.raises(ValueError, match=f"input_std={std!r} must be a finite number above 0$"):
         RainbowDQN("CnnPolicy", Corridor(observation="image"), policy_kwargs=kwargs)
 
 
@@ -382,15 +382,15 @@ def test_switches_of_convolutions(name):
         NatureConv(spaces.Box(0, 255, (4, 84, 84), np.uint8), **{name: "False"})
 
 
-@pytest.mark.parametrize("timesteps", [-1, 1.5, float("nan"), float("inf"), "1e6"])
+@pytest.mark.parametrize("timesteps", [-1, -0.5, float("nan"), float("inf"), "1e6"])
 def test_timesteps(timesteps):
-    with pytest.raises(ValueError, match="total_timesteps="):
+    with pytest.raises(ValueError, match=f"total_timesteps={timesteps!r} must be a finite number of at least 0$"):
         RainbowDQN("MlpPolicy", "CartPole-v1").learn(timesteps)
 
 
 @pytest.mark.parametrize("log_interval", [0, -1, 1.5])
 def test_log_interval(log_interval):
-    with pytest.raises(ValueError, match="log_interval="):
+    with pytest.raises(ValueError, match=f"log_interval={log_interval} must be .*; write None for never"):
         RainbowDQN("MlpPolicy", "CartPole-v1").learn(10, log_interval=log_interval)
 
 

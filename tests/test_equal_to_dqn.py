@@ -51,6 +51,17 @@ def test_all_switches_off_equals_dqn_after_2000_steps(env, kwargs):
     assert ours.exploration_rate == theirs.exploration_rate
 
 
+def test_a_fraction_of_an_env_step():
+    """Of a share of a budget; DQN stops at the first step that is not below it, and epsilon follows the fraction."""
+    kwargs = {**copy.deepcopy(ALIKE), "train_freq": 1}
+    ours = RainbowDQN("MlpPolicy", "CartPole-v1", **OFF, n_steps=1, **copy.deepcopy(kwargs)).learn(1000 / 3)
+    theirs = DQN("MlpPolicy", "CartPole-v1", **kwargs).learn(1000 / 3)
+    assert ours.num_timesteps == theirs.num_timesteps == 334
+    assert ours.exploration_rate == theirs.exploration_rate
+    assert equal_weights(ours, theirs)
+    assert isinstance(ours.learn(2e2)._total_timesteps, int)  # which messages and progress bars show
+
+
 @pytest.mark.parametrize("train_freq", [8, (1, "episode")])
 def test_a_rate_that_falls_to_zero_and_below_where_the_last_rollout_oversteps(train_freq):
     """RL Zoo's ``lin_1e-3`` is such a one."""
